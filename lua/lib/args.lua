@@ -1,0 +1,46 @@
+-- Parsing of arguments. A breach of the contract is an error reply, returned before anything is written.
+local function badarg(what)
+  return redis.error_reply('PYSCHED_BADARG ' .. what)
+end
+
+-- A whole number within bounds, or nil. Digits only: tonumber() would also take '0x10', '1e3' and ' 1'.
+local function integer(text, low, high)
+  if not text or not string.match(text, '^%-?%d+$') or #text > 16 then
+    return nil
+  end
+  local value = tonumber(text)
+  if value < low or value > high then
+    return nil
+  end
+  return value
+end
+
+-- A load, 0..1 with up to four decimals, or nil.
+local function fraction(text)
+  if not text or #text > 6 or not string.match(text, '^[01]%.?%d*$') then
+    return nil
+  end
+  local value = tonumber(text)
+  if value > 1 then
+    return nil
+  end
+  return value
+end
+
+local function is_id(text, longest)
+  return text and #text >= 1 and #text <= longest and string.match(text, '^[A-Za-z0-9._:-]+$') ~= nil
+end
+
+-- A JSON object as a table, or nil. cjson.decode throws, and also takes scalars.
+local function object(text)
+  local parsed, value = pcall(cjson.decode, text)
+  if parsed and type(value) == 'table' then
+    return value
+  end
+  return nil
+end
+
+-- Numbers reach the wire as digits; tostring() would spoil those of more than 14.
+local function digits(number)
+  return string.format('%.0f', number)
+end

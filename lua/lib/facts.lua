@@ -1,0 +1,86 @@
+-- Facts: what matching may look at. Canonical JSON on the wire, sets inside.
+
+local FACT_LISTS = { 'asr', 'semantic', 'tts', 'services' }
+
+-- Facts with a set beside each list, or nil if the JSON is not facts.
+local function parse_facts(text)
+  local facts = object(text)
+  if not facts then
+    return nil
+  end
+  for _, name in ipairs(FACT_LISTS) do
+    local list = facts[name] or {}
+    if type(list) ~= 'table' then
+      return nil
+    end
+    local set = {}
+    for _, item in ipairs(list) do
+      if type(item) ~= 'string' then
+        return nil
+      end
+      set[item] = true
+    end
+    facts[name] = { list = list, set = set }
+  end
+  facts.gpu_memory_gb = facts.gpu_memory_gb or {}
+  facts.labels = facts.labels or {}
+  if type(facts.gpu_memory_gb) ~= 'table' or type(facts.labels) ~= 'table' then
+    return nil
+  end
+  for _, memory in ipairs(facts.gpu_memory_gb) do
+    if type(memory) ~= 'number' then
+      return nil
+    end
+  end
+  return facts
+end
+
+-- The languages that name a node's auto pool: those it translates; without any, those it speaks; then those it hears.
+local function languages_of(facts)
+  for _, name in ipairs({ 'semantic', 'tts', 'asr' }) do
+    if #facts[name].list > 0 then
+      return facts[name].list
+    end
+  end
+  return {}
+end
+
+-- The name of a language set; '' for none. A code's own '-' becomes '_', so two sets never share a name.
+local function language_set_name(facts)
+  local parts = {}
+  for index, code in ipairs(languages_of(facts)) do
+    parts[index] = string.gsub(code, '%-', '_')
+  end
+  local name = table.concat(parts, '-')
+  if #name > 128 then
+    return 'langs-' .. #parts .. '-' .. string.sub(redis.sha1hex(name), 1, 12)
+  end
+  return name
+end
+
+-- The class's entries of the capability index.
+local function capability_entries(facts, class)
+  local suffix = ':' .. digits(class)
+  local entries = {}
+  for _, name in ipairs(FACT_LISTS) do
+    local prefix = name == 'services' and 'service' or name
+    for _, item in ipairs(facts[name].list) do
+      entries[#entries + 1] = prefix .. ':' .. item .. suffix
+    end
+  end
+  local set_name = language_set_name(facts)
+  if set_name ~= '' then
+    entries[#entries + 1] = 'set:' .. set_name .. suffix
+  end
+  return entries
+end
+
+-- Class numbers that have a capability such as 'asr:zh'. Uses: CAPABILITIES. Bounded by MAX_CLASSES.
+local function classes_with(capability)
+  local numbers = {}
+  local entries = redis.call('ZRANGEBYLEX', CAPABILITIES, '[' .. capability .. ':', '(' .. capability .. ';', 'LIMIT', 0, MAX_CLASSES)
+  for index, entry in ipairs(entries) do
+    numbers[index] = tonumber(string.sub(entry, #capability + 2))
+  end
+  return numbers
+end

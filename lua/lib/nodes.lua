@@ -1,0 +1,28 @@
+-- Packing of a node's record, usage and place in `ready`.
+
+-- A record is a header (JSON, ours), a newline, and the node's own JSON, which is never parsed here.
+local function split_record(stored)
+  if not stored then
+    return nil, ''
+  end
+  local newline = string.find(stored, '\n', 1, true)
+  return cjson.decode(string.sub(stored, 1, newline - 1)), string.sub(stored, newline + 1)
+end
+
+local function join_record(header, record)
+  return cjson.encode(header) .. '\n' .. record
+end
+
+-- Usage is the load, a space, and the node's own JSON.
+local function join_usage(load, usage)
+  return string.format('%.4f', load) .. ' ' .. usage
+end
+
+local function usage_load(stored)
+  return tonumber(string.match(stored or '', '^(%S+) ')) or 0
+end
+
+-- Class and load share one score, so that a range of scores is the ready nodes of a class, least loaded first.
+local function ready_score(class, load)
+  return string.format('%.4f', class * 2 + load)
+end

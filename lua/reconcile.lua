@@ -1,0 +1,341 @@
+#!lua flags=allow-oom
+-- One bounded step of upkeep: expires lapsed leases, drops unused classes and idle auto pools, places waiting classes, audits a slice.
+-- It never clears and never rebuilds. If it was itself away (its last step is older than half a lease) it expires nothing until a full
+-- lease has passed: an outage of the store must not empty the pools. A step that would expire more than a stated share of the fleet
+-- goes on slowly instead, and says so once.
+--
+-- KEYS
+--   1 config        hash
+--   2 pools         hash
+--   3 classes       hash
+--   4 class_facts   hash
+--   5 class_index   hash
+--   6 capabilities  zset
+--   7 members       zset
+--   8 ready         zset
+--   9 leases        zset
+--   10 sessions     hash
+--   11 nodes        hash
+--   12 usage        hash
+--   13 history      stream
+--   14 events       stream
+--   15 instances    hash
+-- ARGV
+--   1 lease_ms         1..86400000: the lease that nodes get
+--   2 force            1 = even if another step ran within min_interval_ms
+--   3 expire           1..1000: nodes expired at most
+--   4 scan             1..1000: classes looked at at most, nodes audited at most
+--   5 brake_permille   0..1000: share of the fleet beyond which the brake acts
+--   6 brake_floor      0..1000000: lapsed leases up to which it never acts
+--   7 brake_expire     1..1000: nodes expired at most while it acts, or one in a hundred of the fleet if that is more
+--   8 min_interval_ms  0..86400000
+-- REPLY
+--   OK version expired placed_classes dropped_classes lapsed braked suspended_ms violations
+--     created pools, and for each: name
+--     removed pools, and for each: name
+--   SKIPPED version | NO_NAMESPACE | SCHEMA found
+-- EVENTS node.expired pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
+-- COST O(expire * log n + scan + classes + pools)
+
+local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local NODES, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+--@include lib/limits.lua
+--@include lib/clock.lua
+--@include lib/args.lua
+--@include lib/namespace.lua
+--@include lib/events.lua
+--@include lib/history.lua
+--@include lib/tokens.lua
+--@include lib/bulk.lua
+--@include lib/facts.lua
+--@include lib/matcher.lua
+--@include lib/pools.lua
+--@include lib/waiting.lua
+
+local lease_ms, force = integer(ARGV[1], 1, 86400000), ARGV[2]
+local expire, scan = integer(ARGV[3], 1, 1000), integer(ARGV[4], 1, 1000)
+local brake_permille, brake_floor = integer(ARGV[5], 0, 1000), integer(ARGV[6], 0, 1000000)
+local brake_expire, min_interval_ms = integer(ARGV[7], 1, 1000), integer(ARGV[8], 0, 86400000)
+if #KEYS ~= 15 or #ARGV ~= 8 then
+  return badarg('reconcile takes 15 keys and 8 arguments')
+end
+if not (lease_ms and expire and scan and brake_permille and brake_floor and brake_expire and min_interval_ms) then
+  return badarg('a number is missing or out of its bounds')
+end
+if force ~= '0' and force ~= '1' then
+  return badarg('force must be 0 or 1')
+end
+
+-- Read.
+local config, refusal = read_config(
+  'version', 'auto', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until', 'braked', 'class_cursor', 'node_cursor'
+)
+if not config then
+  return refusal
+end
+local now = now_ms()
+local version = tonumber(config.version)
+local ticked_at = tonumber(config.ticked_at)
+local away = not ticked_at or now < ticked_at or now - ticked_at > lease_ms / 2
+if force == '0' and not away and now - ticked_at < min_interval_ms then
+  return { 'SKIPPED', config.version }
+end
+local suspended_until = tonumber(config.suspended_until) or 0
+if away then
+  suspended_until = now + lease_ms
+end
+local auto = cjson.decode(config.auto)
+local view = read_pools(auto)
+local class_map = redis.call('HGETALL', CLASSES)
+local total = redis.call('ZCARD', MEMBERS) - 1
+local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
+redis.call('ZCARD', READY)
+redis.call('ZCARD', CAPABILITIES)
+redis.call('HLEN', CLASS_FACTS)
+redis.call('HLEN', CLASS_INDEX)
+redis.call('HLEN', NODES)
+redis.call('HLEN', USAGE)
+redis.call('XLEN', EVENTS)
+
+-- Expire: which nodes.
+local braked = lapsed > brake_floor and lapsed * 1000 > brake_permille * total
+local allowed = braked and math.min(expire, math.max(brake_expire, math.ceil(total / 100))) or expire
+local suspended_ms = math.max(suspended_until - now, 0)
+local expired, expired_ids = {}, {}
+local epoch_floor = tonumber(config.epoch_floor)
+local pool_of, members_gone = {}, {}
+for index = 1, #class_map, 2 do
+  pool_of[tonumber(class_map[index]) or 0] = class_map[index + 1]
+end
+if suspended_ms == 0 and lapsed > 0 then
+  for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', digits(now), 'LIMIT', 0, allowed)) do
+    local session = parse_token(redis.call('HGET', SESSIONS, node_id))
+    local class = tonumber(redis.call('ZSCORE', MEMBERS, node_id) or nil)
+    epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
+    expired_ids[#expired_ids + 1] = node_id
+    expired[#expired + 1] = {
+      node_id = node_id, class = class, pool = pool_of[class] or '',
+      reason = session and session.status == 'o' and 'grace_ended' or 'lease_lapsed',
+    }
+    members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
+  end
+end
+local function nodes_left(class)
+  return class_nodes(class) - (members_gone[class] or 0)
+end
+
+-- Classes: a slice in order of their numbers, so that steps take turns over all of them. Unused ones go.
+local numbers = {}
+for class in pairs(pool_of) do
+  if class > 0 then
+    numbers[#numbers + 1] = class
+  end
+end
+table.sort(numbers)
+local cursor, slice = tonumber(config.class_cursor) or 0, {}
+for _, class in ipairs(numbers) do
+  if class > cursor and #slice < scan then
+    slice[#slice + 1] = class
+  end
+end
+local class_cursor = #slice == scan and slice[#slice] or 0
+local dropped, violations, users = {}, 0, {}
+for _, class in ipairs(slice) do
+  local facts_json = redis.call('HGET', CLASS_FACTS, class)
+  local facts = facts_json and parse_facts(facts_json)
+  if not facts then
+    violations = violations + 1
+  elseif nodes_left(class) < 1 then
+    dropped[class] = { entries = capability_entries(facts, class), digest = redis.sha1hex(facts_json) }
+  end
+  if pool_of[class] ~= '' and not view.pools[pool_of[class]] then
+    violations = violations + 1
+  end
+end
+for class, pool in pairs(pool_of) do
+  if pool ~= '' and not dropped[class] then
+    users[pool] = true
+  end
+end
+
+-- Idle auto pools.
+local removed, marked, changes = {}, {}, {}
+for name, pool in pairs(view.pools) do
+  if pool.origin == 'auto' then
+    if users[name] then
+      if pool.idle_since then
+        pool.idle_since = nil
+        marked[#marked + 1] = name
+        marked[#marked + 1] = encode_pool(pool)
+      end
+    elseif not pool.idle_since then
+      pool.idle_since = now
+      marked[#marked + 1] = name
+      marked[#marked + 1] = encode_pool(pool)
+    elseif now - pool.idle_since >= auto.idle_ttl_ms then
+      removed[#removed + 1] = name
+    end
+  end
+end
+table.sort(removed)
+for _, name in ipairs(removed) do
+  changes[#changes + 1] = { pool = name, change = 'removed' }
+end
+
+-- Waiting classes, largest first.
+local autos, next_pool = view.autos - #removed, tonumber(config.next_pool)
+local waiting, created, remapped, looked = {}, {}, {}, 0
+if auto.enabled and autos < auto.max_pools then
+  for _, class in ipairs(numbers) do
+    if pool_of[class] == '' and not dropped[class] and looked < scan then
+      looked = looked + 1
+      local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '')
+      if facts then
+        local set_name = language_set_name(facts)
+        local namesake = view.pools[set_name]
+        local _, reason = auto_pool(auto, facts, set_name, namesake and namesake.origin)
+        if reason == 'no_pool' then
+          waiting[#waiting + 1] = { class = class, name = set_name, languages = languages_of(facts), nodes = nodes_left(class) }
+        end
+      end
+    end
+  end
+end
+for _, group in ipairs(grant_auto_pools(auto, waiting, autos)) do
+  local pool = new_auto_pool(next_pool, group.name, group.languages, now)
+  next_pool = next_pool + 1
+  created[#created + 1] = pool
+  changes[#changes + 1] = { pool = pool.name, change = 'added' }
+  for _, entry in ipairs(group.classes) do
+    remapped[#remapped + 1] = { class = entry.class, to = pool.name, nodes = entry.nodes }
+  end
+end
+-- Beyond the slice of this step there may be more classes of a set that now has its pool: they come along, or the map would be wrong.
+for _, pool in ipairs(created) do
+  local there = {}
+  for _, entry in ipairs(remapped) do
+    there[entry.class] = true
+  end
+  for _, entry in ipairs(classes_waiting_for(auto, pool.name, nil)) do
+    if not there[entry.class] and not dropped[entry.class] then
+      remapped[#remapped + 1] = { class = entry.class, to = pool.name, nodes = nodes_left(entry.class) }
+    end
+  end
+end
+
+-- Audit a slice of the nodes.
+local node_cursor = tonumber(config.node_cursor) or 0
+local audited = redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + scan - 1, 'WITHSCORES')
+for index = 1, #audited, 2 do
+  local node_id, class = audited[index], tonumber(audited[index + 1])
+  if node_id ~= '' then
+    local session = parse_token(redis.call('HGET', SESSIONS, node_id))
+    if not session or session.class ~= class or not pool_of[class] or not redis.call('ZSCORE', LEASES, node_id) then
+      violations = violations + 1
+    end
+  end
+end
+node_cursor = #audited / 2 == scan and node_cursor + scan or 0
+
+-- Instances whose lease lapsed.
+local instances_gone = {}
+local instances = redis.call('HGETALL', INSTANCES)
+for index = 1, #instances, 2 do
+  local lease_end = tonumber(string.match(instances[index + 1], '^(%d+) '))
+  if instances[index] ~= '' and suspended_ms == 0 and (not lease_end or lease_end <= now) then
+    instances_gone[#instances_gone + 1] = instances[index]
+  end
+end
+
+local changed_pools = #changes > 0
+local new_version = changed_pools and version + 1 or version
+if changed_pools and not history_accepts(new_version) then
+  return redis.error_reply('PYSCHED_CORRUPT the history is ahead of the config version ' .. config.version)
+end
+local dropped_classes, dropped_digests, dropped_entries, packed_classes, packed_pools = {}, {}, {}, {}, {}
+for class, entry in pairs(dropped) do
+  dropped_classes[#dropped_classes + 1] = digits(class)
+  dropped_digests[#dropped_digests + 1] = entry.digest
+  for _, item in ipairs(entry.entries) do
+    dropped_entries[#dropped_entries + 1] = item
+  end
+end
+for _, entry in ipairs(remapped) do
+  packed_classes[#packed_classes + 1] = digits(entry.class)
+  packed_classes[#packed_classes + 1] = entry.to
+end
+for _, pool in ipairs(created) do
+  packed_pools[#packed_pools + 1] = pool.name
+  packed_pools[#packed_pools + 1] = encode_pool(pool)
+end
+
+-- Write.
+for _, key in ipairs({ MEMBERS, READY, LEASES }) do
+  bulk('ZREM', key, expired_ids)
+end
+for _, key in ipairs({ SESSIONS, NODES, USAGE }) do
+  bulk('HDEL', key, expired_ids)
+end
+for _, node in ipairs(expired) do
+  emit(
+    now, version, 'node.expired', 'node_id', node.node_id, 'pool', node.pool, 'from', node.pool, 'class', digits(node.class or 0),
+    'reason', node.reason
+  )
+end
+bulk('HDEL', CLASSES, dropped_classes)
+bulk('HDEL', CLASS_FACTS, dropped_classes)
+bulk('HDEL', CLASS_INDEX, dropped_digests)
+bulk('ZREM', CAPABILITIES, dropped_entries)
+bulk('HDEL', POOLS, removed)
+bulk('HSET', POOLS, marked)
+bulk('HSET', POOLS, packed_pools)
+bulk('HSET', CLASSES, packed_classes)
+bulk('HDEL', INSTANCES, instances_gone)
+if braked and config.braked ~= '1' and suspended_ms == 0 then
+  emit(
+    now, version, 'reconcile.braked', 'lapsed', digits(lapsed), 'nodes', digits(total), 'reason', 'too many leases lapsed at once'
+  )
+end
+if changed_pools then
+  redis.call(
+    'HSET', CONFIG, 'version', digits(new_version), 'next_pool', digits(next_pool), 'updated_at', digits(now), 'updated_by', 'reconcile'
+  )
+  local kind = #created > 0 and 'auto_pool_created' or 'auto_pool_removed'
+  record_history(now, new_version, kind, 'reconcile', 'idle auto pools removed, waiting classes placed', changes, '')
+  for _, name in ipairs(removed) do
+    emit(now, new_version, 'pool.removed', 'pool', name, 'pool_id', digits(view.pools[name].id), 'origin', 'auto', 'reason', 'idle')
+  end
+  for _, pool in ipairs(created) do
+    emit(now, new_version, 'pool.created', 'pool', pool.name, 'pool_id', digits(pool.id), 'origin', 'auto', 'reason', 'auto')
+  end
+  for _, entry in ipairs(remapped) do
+    emit(
+      now, new_version, 'class.remapped', 'class', digits(entry.class), 'from', '', 'to', entry.to, 'nodes', digits(entry.nodes),
+      'reason', 'auto_pool_created'
+    )
+  end
+  emit(now, new_version, 'config.bumped', 'reason', kind)
+end
+redis.call(
+  'HSET', CONFIG, 'ticked_at', digits(now), 'suspended_until', digits(suspended_until), 'epoch_floor', digits(epoch_floor),
+  'braked', braked and suspended_ms == 0 and '1' or '0', 'class_cursor', digits(class_cursor), 'node_cursor', digits(node_cursor)
+)
+if #expired > 0 or #dropped_classes > 0 or changed_pools or violations > 0 then
+  emit(
+    now, new_version, 'reconcile.ran', 'expired', digits(#expired), 'dropped_classes', digits(#dropped_classes),
+    'placed_classes', digits(#remapped), 'violations', digits(violations)
+  )
+end
+local reply = {
+  'OK', digits(new_version), digits(#expired), digits(#remapped), digits(#dropped_classes), digits(lapsed),
+  braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), digits(#created),
+}
+for _, pool in ipairs(created) do
+  reply[#reply + 1] = pool.name
+end
+reply[#reply + 1] = digits(#removed)
+for _, name in ipairs(removed) do
+  reply[#reply + 1] = name
+end
+return reply

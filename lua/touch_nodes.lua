@@ -1,0 +1,94 @@
+#!lua flags=allow-oom
+-- The hot path: unchanged heartbeats of many nodes. One comparison of tokens, one write of leases, and, where load or usage changed,
+-- one of each. A node whose token differs is left untouched and said to be so. Takes no memory that the node does not have already,
+-- so it runs while memory is full: a fleet must not lapse because a store is crowded.
+--
+-- KEYS
+--   1 config    hash
+--   2 sessions  hash
+--   3 leases    zset
+--   4 ready     zset
+--   5 usage     hash
+-- ARGV
+--   1 lease_ms  1..86400000
+--   2.. nodes   1..500 times: node_id, token, load (0..1, empty = unchanged), usage (JSON object, empty = unchanged; with a load only)
+-- REPLY
+--   OK version letters
+--     one letter a node, in order: A alive, S stale, U unknown
+--   NO_NAMESPACE | SCHEMA found
+-- EVENTS none
+-- COST O(nodes of the call * log n)
+
+local CONFIG, SESSIONS, LEASES, READY, USAGE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+--@include lib/limits.lua
+--@include lib/clock.lua
+--@include lib/args.lua
+--@include lib/namespace.lua
+--@include lib/tokens.lua
+--@include lib/nodes.lua
+--@include lib/bulk.lua
+
+local lease_ms = integer(ARGV[1], 1, 86400000)
+local count = (#ARGV - 1) / 4
+if #KEYS ~= 5 or count < 1 or count > MAX_BATCH or count ~= math.floor(count) then
+  return badarg('touch_nodes takes 5 keys, a lease and 1..500 times four arguments')
+end
+if not lease_ms then
+  return badarg('lease_ms must be 1..86400000')
+end
+local ids = {}
+for index = 1, count do
+  local at = index * 4 - 2
+  ids[index] = ARGV[at]
+  if not is_id(ids[index], 128) then
+    return badarg('node_id')
+  end
+  if ARGV[at + 2] ~= '' and not fraction(ARGV[at + 2]) then
+    return badarg('load must be 0..1 or empty')
+  end
+  if ARGV[at + 3] ~= '' and (ARGV[at + 2] == '' or string.sub(ARGV[at + 3], 1, 1) ~= '{') then
+    return badarg('usage must be a JSON object and come with a load, or be empty')
+  end
+end
+
+local config, refusal = read_config('version')
+if not config then
+  return refusal
+end
+local lease_end = digits(now_ms() + lease_ms)
+local tokens = redis.call('HMGET', SESSIONS, unpack(ids))
+redis.call('ZCARD', LEASES)
+redis.call('ZCARD', READY)
+redis.call('HLEN', USAGE)
+
+local letters, leases, ready, usages = {}, {}, { 'XX' }, {}
+for index = 1, count do
+  local at = index * 4 - 2
+  local token = tokens[index]
+  if not token then
+    letters[index] = 'U'
+  elseif token ~= ARGV[at + 1] then
+    letters[index] = 'S'
+  else
+    letters[index] = 'A'
+    leases[#leases + 1] = lease_end
+    leases[#leases + 1] = ids[index]
+    local load = ARGV[at + 2]
+    if load ~= '' then
+      -- XX: a node that is not ready, or is held, stays out of `ready`.
+      ready[#ready + 1] = ready_score(tonumber(string.match(token, '^%d+:(%d+):')), tonumber(load))
+      ready[#ready + 1] = ids[index]
+      if ARGV[at + 3] ~= '' then
+        usages[#usages + 1] = ids[index]
+        usages[#usages + 1] = join_usage(tonumber(load), ARGV[at + 3])
+      end
+    end
+  end
+end
+
+bulk('ZADD', LEASES, leases)
+if #ready > 1 then
+  redis.call('ZADD', READY, unpack(ready))
+end
+bulk('HSET', USAGE, usages)
+return { 'OK', config.version, table.concat(letters) }

@@ -1,0 +1,121 @@
+"""Every bound that the Python side keeps, one constant each. Anything beyond one is refused, never truncated.
+
+Bounds that only the scripts keep (classes, pools in the store) stand in the Lua files that enforce them.
+"""
+
+from __future__ import annotations
+
+# --- identifiers -----------------------------------------------------------------------------------------------------
+
+MAX_NODE_ID_CHARS = 128
+MAX_INSTANCE_ID_CHARS = 64
+MAX_POOL_NAME_CHARS = 128
+MAX_SERVICE_TYPE_CHARS = 64
+
+MAX_LABELS = 32
+MAX_LABEL_KEY_CHARS = 64
+MAX_LABEL_VALUE_CHARS = 128
+
+MAX_SHOWN_CHARS = 60
+"""Characters of a refused value that an error message repeats; the rest is cut, so that a 10 kB id can't fill a log."""
+
+# --- facts and reports -----------------------------------------------------------------------------------------------
+
+MAX_LANGUAGES = 256
+"""Codes in one language list. The longest seen in the field (an ASR service of the January clients) has about 100."""
+
+MAX_SERVICES = 256
+"""Ready service types of one node."""
+
+MAX_GPUS = 64
+
+MAX_U32 = 2**32 - 1
+"""Largest count of cores, GB and the like: what the fleet's former server could hold. Exact as a Lua number."""
+
+MAX_RECORD_BYTES = 64 * 1024
+MAX_USAGE_BYTES = 4 * 1024
+
+# --- admission -------------------------------------------------------------------------------------------------------
+
+MAX_ADMISSION_GPU_MEMORY_GB = 4096
+MAX_GPU_NAME_PATTERNS = 32
+MAX_GPU_NAME_PATTERN_CHARS = 128
+MAX_SCHEMA_VERSIONS = 16
+MAX_SCHEMA_VERSION_CHARS = 32
+
+# --- node protocol ---------------------------------------------------------------------------------------------------
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""One frame of a node."""
+
+MAX_DEPTH = 64
+"""Objects and lists inside each other in one frame. The deepest message of the fleet has 6."""
+
+MAX_KEYS = 4096
+"""Members of one object."""
+
+MAX_INTEGER_DIGITS = 20
+"""Digits of an integer, sign included: more than any field means, and what every JSON reader can hold."""
+
+MAX_TEXT_CHARS = 1024
+MAX_INSTALLED_MODELS = 1024
+MAX_INSTALLED_SERVICES = 1024
+
+MAX_PERCENT = 1e9
+"""Percentages may be out of 0..100 (that is a health matter), but not without bound."""
+
+MAX_SHOWN_PROBLEMS = 5
+"""Problems that one ``error`` names; it says how many more there are."""
+
+MAX_ERROR_CHARS = 2048
+"""Text of one ``error`` message."""
+
+MAX_REASON_CHARS = 200
+"""Text of a reason: of an update, a status change or a close frame (which holds at most 123 bytes)."""
+
+MAX_CLOSE_REASON_BYTES = 123
+
+# --- allocator -------------------------------------------------------------------------------------------------------
+
+MAX_TOUCH_BATCH = 128
+"""Heartbeats of one ``touch_nodes``: it keeps the store for well under a millisecond."""
+
+MAX_WAITING_HEARTBEATS = 20_000
+"""Heartbeats of one process that wait for the store; more are refused."""
+
+MAX_PAGE = 5000
+"""Nodes of one page."""
+
+MAX_SHOWN_PAIRS = 10_000
+"""Ready language pairs that are listed of a pool."""
+
+MAX_EVENT_REASON_BYTES = 128
+"""What an event keeps of a node's reason; the rest is cut."""
+
+# --- configuration documents -----------------------------------------------------------------------------------------
+
+MAX_DOCUMENT_BYTES = 1024 * 1024
+"""Of the source text as well as of the canonical JSON that goes to the store."""
+
+MAX_DOCUMENT_DEPTH = 16
+"""Mappings and lists inside each other; a valid document needs 5."""
+
+MAX_DOCUMENT_VALUES = 200_000
+"""Mappings, lists, keys and scalars of one text. 2,000 pools of 1 MiB leave each some 500 characters, so 100 values."""
+
+MAX_PROBLEMS = 200
+"""Problems that one refusal lists; the last line counts the rest."""
+
+MAX_POOLS = 2000
+"""Pools that a document declares. The scripts refuse more than that themselves."""
+
+MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
+
+MAX_MATCH_GPU_MEMORY_GB = MAX_ADMISSION_GPU_MEMORY_GB
+
+MAX_AUTO_POOLS = 4096
+"""Highest ``auto.max_pools``. No more are useful: each auto pool serves a capability class, and the store keeps 4,096."""
+
+MAX_AUTO_MIN_NODES = 100_000
+
+MIN_IDLE_TTL_MS, MAX_IDLE_TTL_MS = 100, 30 * 24 * 3600 * 1000

@@ -1,0 +1,301 @@
+"""Frozen results of the allocator's calls: what the store said, with names and units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class NodeStatus(StrEnum):
+    """Lifecycle of a node. ``draining`` and ``offline`` are derived by the store, never reported by a node."""
+
+    REGISTERING = "registering"
+    READY = "ready"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One connection's tenure of a node id: what a caller shows to act for the node."""
+
+    node_id: str
+    epoch: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Answer to register and update. ``pool`` is ``None`` while nothing matches; ``reason`` then says why."""
+
+    session: Session
+    node_class: int
+    pool: str | None
+    pool_id: int | None
+    version: int
+    status: NodeStatus
+    reason: str
+    cloned_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reason, with an owner, why a node takes no new work."""
+
+    owner: str
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldResult:
+    node_id: str
+    changed: bool
+    holds: tuple[Hold, ...]
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The last time a node's pool or class changed."""
+
+    from_pool: str | None
+    to_pool: str | None
+    reason: str
+    version: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """One live node. ``lease_ms`` is what is left of its lease, in ms (negative: lapsed, not yet expired)."""
+
+    node_id: str
+    status: NodeStatus
+    pool: str | None
+    pool_id: int | None
+    node_class: int
+    epoch: int
+    instance: str
+    lease_ms: int
+    load: float
+    languages: tuple[str, ...]
+    services: tuple[str, ...]
+    holds: tuple[Hold, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodePage:
+    version: int
+    total: int
+    nodes: tuple[NodeState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDetail:
+    """All the store knows of a node. ``facts``, ``record`` and ``usage`` are decoded JSON objects."""
+
+    state: NodeState
+    facts: Mapping[str, object]
+    record: Mapping[str, object]
+    usage: Mapping[str, object]
+    transition: Transition | None
+    registered_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """One pool seen from one node: ``failed`` names each constraint that the node does not meet."""
+
+    pool: str
+    origin: str
+    matches: bool
+    chosen: bool
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    node: NodeDetail
+    reason: str
+    version: int
+    decisions: tuple[PoolDecision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSummary:
+    id: int
+    name: str
+    origin: str
+    nodes: int
+    ready: int
+    languages: tuple[str, ...]
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTable:
+    """Every pool in one look; ``unmatched_*`` count the nodes and classes that no pool takes."""
+
+    version: int
+    document_version: int
+    pools: tuple[PoolSummary, ...]
+    nodes: int
+    unmatched_nodes: int
+    unmatched_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSummary:
+    node_class: int
+    nodes: int
+    ready: int
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDetail:
+    summary: PoolSummary
+    version: int
+    rule: Mapping[str, object]
+    created_at_ms: int
+    classes: tuple[ClassSummary, ...]
+    ready_services: tuple[str, ...]
+    ready_pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A class that can serve a language pair. ``pool`` is ``None`` for an unmatched class."""
+
+    pool: str | None
+    pool_id: int | None
+    node_class: int
+    nodes: int
+    ready: int
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolChange:
+    pool: str
+    change: str  # added, changed, removed
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMove:
+    node_class: int
+    from_pool: str | None
+    to_pool: str | None
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """What a sync did, or in a dry run would do. ``unassigned_nodes``: live nodes without a pool afterwards."""
+
+    version_before: int
+    version_after: int
+    document_version: int
+    dry_run: bool
+    changes: tuple[PoolChange, ...]
+    moves: tuple[ClassMove, ...]
+    unassigned_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A configuration document as stored. ``json`` is its canonical form; empty before the first sync."""
+
+    version: int
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    version: int
+    at_ms: int
+    kind: str  # created, document, auto_pool_created, auto_pool_removed, rollback
+    author: str
+    reason: str
+    changes: tuple[PoolChange, ...]
+    has_document: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileLimits:
+    """Bounds of one reconcile call.
+
+    Args:
+        expire: nodes expired at most, 1..1000.
+        scan: classes looked at at most, 1..1000.
+        brake_share: share of the fleet, 0..1, beyond which lapsed leases are not expired at full speed.
+        brake_floor: number of lapsed leases below which the brake never acts.
+        brake_expire: nodes expired at most in a call while the brake is on.
+        min_interval_ms: a call within this time of the last one is skipped unless forced.
+    """
+
+    expire: int = 200
+    scan: int = 256
+    brake_share: float = 0.3
+    brake_floor: int = 20
+    brake_expire: int = 5
+    min_interval_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """``suspended_ms``: expiry is suspended for that long, since reconcile had itself been away."""
+
+    skipped: bool
+    expired: int
+    placed_classes: int
+    dropped_classes: int
+    created_pools: tuple[str, ...]
+    removed_pools: tuple[str, ...]
+    lapsed: int
+    braked: bool
+    suspended_ms: int
+    violations: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    instance: str
+    lease_ms: int
+    info: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the event stream. ``fields`` holds what else the script wrote, as strings."""
+
+    id: str
+    at_ms: int
+    type: str
+    version: int
+    node_id: str | None = None
+    pool: str | None = None
+    from_: str | None = None
+    to: str | None = None
+    reason: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    invariant: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    ok: bool
+    violations: tuple[Violation, ...]
+    nodes: int
+    pools: int
+    version: int

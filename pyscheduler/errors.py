@@ -1,0 +1,145 @@
+"""One exception tree for the whole package.
+
+Every error that leaves the public API is a :class:`PyschedulerError`; redis-py's own exceptions never escape.
+Each class carries the exit code that the command line answers with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PyschedulerError(Exception):
+    """Base of everything this package raises. ``exit_code`` is what a command line exits with."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an input.
+
+    Args:
+        where: path in the input, such as ``pools[3].match.gpu``; empty for the input as a whole.
+        message: what is wrong and what to do about it.
+        line: line in the source text, from 1; ``None`` where the source has no lines.
+    """
+
+    where: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ", ".join(part for part in (f"line {self.line}" if self.line else "", self.where) if part)
+        return f"{place}: {self.message}" if place else self.message
+
+
+class InvalidInput(PyschedulerError):
+    """The caller's input breaks a rule; nothing was sent to the store."""
+
+    exit_code = 2
+
+
+class DocumentInvalid(InvalidInput):
+    """A configuration document breaks rules; ``problems`` lists every one of them, not the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class NotFound(PyschedulerError):
+    """No such node, pool or version."""
+
+
+class Conflict(PyschedulerError):
+    """The store holds something else than the caller expected; nothing was changed."""
+
+    exit_code = 3
+
+
+class VersionConflict(Conflict):
+    """The document version is not the expected one.
+
+    Attributes:
+        expected: document version that the caller had seen.
+        actual: document version that is in force.
+    """
+
+    def __init__(self, expected: int, actual: int) -> None:
+        self.expected, self.actual = expected, actual
+        super().__init__(
+            f"expected document version {expected}, but {actual} is in force: "
+            "look at it with 'pyscheduler pool history'"
+        )
+
+
+class NodeIdConflict(Conflict):
+    """Policy ``refuse``: another live session holds this node id."""
+
+    def __init__(self, node_id: str, instance: str) -> None:
+        self.node_id, self.instance = node_id, instance
+        super().__init__(f"node id {node_id} is held by a live session on instance {instance}")
+
+
+class HoldConflict(Conflict):
+    """The hold belongs to another owner, who alone can lift it."""
+
+
+class GuardRefused(PyschedulerError):
+    """A safety guard refused a configuration change; nothing was changed."""
+
+    exit_code = 4
+
+
+class LimitExceeded(PyschedulerError):
+    """A documented bound is reached (classes, holds, instances, queue); nothing was changed."""
+
+
+class AdmissionChanged(PyschedulerError):
+    """The admission policy is no longer the one the caller checked under.
+
+    Attributes:
+        policy_json: the policy in force, canonical JSON; check under it and register again.
+    """
+
+    def __init__(self, policy_json: str) -> None:
+        self.policy_json = policy_json
+        super().__init__("the admission policy changed: check the node under the current one and register again")
+
+
+class SessionLost(PyschedulerError):
+    """The store no longer holds this session.
+
+    Attributes:
+        unknown: true if the store knows no session of this node (it expired or the data was lost: register again under
+            the same epoch); false if a newer epoch or another token is there (this session is over).
+    """
+
+    def __init__(self, node_id: str, *, unknown: bool) -> None:
+        self.node_id, self.unknown = node_id, unknown
+        super().__init__(
+            f"node {node_id} is not in the store" if unknown else f"the session of node {node_id} has been superseded"
+        )
+
+
+class EventsLost(PyschedulerError):
+    """Events after the given id have been trimmed: read the state anew, then follow from the newest id."""
+
+
+class StoreError(PyschedulerError):
+    """The store answered, but cannot be used as it is (wrong type at a key, newer schema, not permitted)."""
+
+
+class StoreUnavailable(StoreError):
+    """The store could not be reached or does not take the call now; the call was **not** executed."""
+
+    exit_code = 5
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The connection broke or timed out after the call was sent: it may or may not have been executed.
+
+    Every writer is safe to repeat.
+    """

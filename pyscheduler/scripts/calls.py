@@ -1,0 +1,147 @@
+"""One typed call for each script. A signature that disagrees with the header of its Lua file fails at import."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec
+
+from pyscheduler.scripts.loader import ScriptError, load_scripts
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A script and its encoded arguments; the keys follow from the script's header and the namespace."""
+
+    script: str
+    argv: tuple[str, ...]
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    raise TypeError(f"{value!r} cannot be an argument of a script")
+
+
+def _verb(signature: Callable[P, None]) -> Callable[P, Call]:
+    name = signature.__name__
+    script = load_scripts().get(name)
+    if script is None:
+        raise ScriptError(f"{name}: there is no lua/{name}.lua")
+    parameters = tuple(inspect.signature(signature).parameters)
+    if parameters != script.header.args:
+        raise ScriptError(
+            f"{name}: the wrapper takes {parameters}, the header of lua/{name}.lua says {script.header.args}"
+        )
+    fixed = parameters[:-1] if script.header.variadic else parameters
+    rest = parameters[-1] if script.header.variadic else None
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> Call:
+        if args or kwargs.keys() != set(parameters):
+            raise TypeError(f"{name} takes the keywords {', '.join(parameters)}")
+        argv = [_encode(kwargs[parameter]) for parameter in fixed]
+        if rest is not None:
+            argv.extend(kwargs[rest])  # type: ignore[arg-type]  # a sequence of str, by the signature
+        return Call(name, tuple(argv))
+
+    return call
+
+
+@_verb
+def open_namespace(*, auto: str, admission: str) -> None: ...
+
+
+@_verb
+def upsert_node_to_pool(
+    *,
+    node_id: str,
+    session_id: str,
+    instance: str,
+    mode: str,
+    epoch: int,
+    facts: str,
+    record: str,
+    digest: str,
+    status: str,
+    load: float,
+    usage: str,
+    lease_ms: int,
+    admission_digest: str,
+    takeover: bool,
+    reason: str,
+) -> None: ...
+
+
+@_verb
+def touch_nodes(*, lease_ms: int, nodes: Sequence[str]) -> None: ...
+
+
+@_verb
+def release_node(*, node_id: str, epoch: int, grace_ms: int, reason: str) -> None: ...
+
+
+@_verb
+def hold_node(*, node_id: str, operation: str, owner: str, reason: str, allow_unknown: bool) -> None: ...
+
+
+@_verb
+def bump_config_version(
+    *,
+    mode: str,
+    document: str,
+    digest: str,
+    admission: str,
+    expect_version: int,
+    allow_empty: bool,
+    force: bool,
+    author: str,
+    reason: str,
+    kind: str,
+) -> None: ...
+
+
+@_verb
+def reconcile(
+    *,
+    lease_ms: int,
+    force: bool,
+    expire: int,
+    scan: int,
+    brake_permille: int,
+    brake_floor: int,
+    brake_expire: int,
+    min_interval_ms: int,
+) -> None: ...
+
+
+@_verb
+def renew_instance(*, instance: str, lease_ms: int, info: str) -> None: ...
+
+
+@_verb
+def list_pools(*, name: str) -> None: ...
+
+
+@_verb
+def list_nodes(*, mode: str, pool: str, offset: int, limit: int, ids: Sequence[str]) -> None: ...
+
+
+@_verb
+def explain_node(*, node_id: str, decisions: bool) -> None: ...
+
+
+@_verb
+def find_pools(*, src: str, tgt: str, services: Sequence[str]) -> None: ...
+
+
+@_verb
+def check() -> None: ...

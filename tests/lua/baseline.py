@@ -1,0 +1,73 @@
+"""For each script one call that it accepts, on a namespace with a node and a declared pool: what the tests of bad input start from."""
+
+from __future__ import annotations
+
+from pyscheduler.core.document import PoolDocument
+from pyscheduler.scripts import calls
+from tests.harness import Cell, document_of, facts_of, pool
+
+DOCUMENT = document_of(pool("english", semantic={"contains": ["en"]}))
+
+
+async def populate(cell: Cell) -> str:
+    """A node ``n1`` in a declared pool, a held node ``n2`` in an auto pool; returns the token of ``n1``."""
+    await cell.allocator.sync(DOCUMENT)
+    await cell.register("n2", "de", "fr")
+    await cell.allocator.hold("n2", owner="ops", reason="test")
+    return (await cell.register("n1", "en", "zh")).session.token
+
+
+def baseline(token: str) -> dict[str, calls.Call]:
+    epoch = int(token.split(":")[0])
+    other = document_of(pool("german", semantic={"contains": ["de"]}))
+    return {
+        "open_namespace": calls.open_namespace(auto="{}", admission="{}"),
+        "upsert_node_to_pool": calls.upsert_node_to_pool(
+            node_id="n3",
+            session_id="s3",
+            instance="i1",
+            mode="new",
+            epoch=0,
+            facts=facts_of("ja", "ko").json,
+            record="{}",
+            digest="ab",
+            status="r",
+            load=0.5,
+            usage="{}",
+            lease_ms=1000,
+            admission_digest="",
+            takeover=True,
+            reason="",
+        ),
+        "touch_nodes": calls.touch_nodes(lease_ms=1000, nodes=["n1", token, "0.5000", "{}"]),
+        "release_node": calls.release_node(node_id="n1", epoch=epoch, grace_ms=1000, reason="test"),
+        "hold_node": calls.hold_node(node_id="n1", operation="set", owner="ops", reason="test", allow_unknown=False),
+        "bump_config_version": calls.bump_config_version(
+            mode="apply",
+            document=other.canonical(),
+            digest=other.digest,
+            admission=PoolDocument().admission.to_json(),
+            expect_version=-1,
+            allow_empty=False,
+            force=True,
+            author="me",
+            reason="test",
+            kind="document",
+        ),
+        "reconcile": calls.reconcile(
+            lease_ms=1000,
+            force=True,
+            expire=10,
+            scan=10,
+            brake_permille=300,
+            brake_floor=10,
+            brake_expire=1,
+            min_interval_ms=0,
+        ),
+        "renew_instance": calls.renew_instance(instance="i1", lease_ms=1000, info="{}"),
+        "list_pools": calls.list_pools(name=""),
+        "list_nodes": calls.list_nodes(mode="all", pool="", offset=0, limit=10, ids=()),
+        "explain_node": calls.explain_node(node_id="n1", decisions=True),
+        "find_pools": calls.find_pools(src="en", tgt="zh", services=["asr"]),
+        "check": calls.check(),
+    }

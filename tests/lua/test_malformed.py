@@ -1,0 +1,194 @@
+"""Scripts called directly with input that breaks their contract: refused with what is wrong, and nothing is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyscheduler.errors import InvalidInput
+from pyscheduler.keys import KEY_NAMES
+from pyscheduler.scripts import load_scripts
+from pyscheduler.scripts.calls import Call
+from tests.harness import Cell
+from tests.lua.baseline import baseline, populate
+
+LONG = "x" * 10_000
+
+BAD = {
+    "upsert_node_to_pool": {
+        "node_id": ["", "a b", "é", "{tag}", "a" * 129, "n\n", LONG],
+        "session_id": ["", "a b", "a" * 129],
+        "instance": ["", "a/b", "a" * 65],
+        "mode": ["", "newer", "update"],
+        "epoch": ["", "-1", "x", "1.5", "0x10", "1e3", "5", "99999999999999999999"],
+        "facts": ["", "null", "1", "[", '{"asr":1}', '{"asr":[1]}', '{"labels":1}', '{"gpu_memory_gb":["a"]}', '"x"'],
+        "record": ["", "1", "[]", '{\n"a":1}'],
+        "digest": ["", "xyz", "ab:cd", "a" * 41],
+        "status": ["", "x", "o", "ready"],
+        "load": ["", "-0.1", "1.1", "nan", "inf", "1e-1", ".5", "0.123456"],
+        "usage": ["", "1", "[]"],
+        "lease_ms": ["", "0", "-1", "86400001", "1.5"],
+        "takeover": ["", "2", "true"],
+        "reason": ["x" * 129],
+    },
+    "touch_nodes": {"lease_ms": ["", "0", "x", "86400001"]},
+    "release_node": {
+        "node_id": ["", "a b", LONG],
+        "epoch": ["", "0", "-1", "x"],
+        "grace_ms": ["", "-1", "86400001"],
+        "reason": ["x" * 129],
+    },
+    "hold_node": {
+        "node_id": ["", "a b", LONG],
+        "operation": ["", "hold"],
+        "owner": ["", "x" * 65],
+        "reason": ["", "x" * 257],
+        "allow_unknown": ["", "yes"],
+    },
+    "bump_config_version": {
+        "mode": ["", "dry"],
+        "document": [
+            "",
+            "[]",
+            "{}",
+            '{"schema":2}',
+            '{"schema":1,"auto":{},"guard":{},"pools":[]}',
+            '{"schema":1,"auto":{"enabled":true,"min_nodes":1,"max_pools":1,"idle_ttl_ms":1,"require_services":[]},"guard":{},"pools":[]}',
+            '{"schema":1,"auto":{"enabled":true,"min_nodes":1,"max_pools":1,"idle_ttl_ms":1,"require_services":[]},'
+            '"guard":{"max_unassigned_permille":1},"pools":[{"name":"A","match":{},"priority":0}]}',
+            '{"schema":1,"auto":{"enabled":true,"min_nodes":1,"max_pools":1,"idle_ttl_ms":1,"require_services":[]},'
+            '"guard":{"max_unassigned_permille":1},"pools":[{"name":"a","priority":0}]}',
+            '{"schema":1,"auto":{"enabled":true,"min_nodes":1,"max_pools":1,"idle_ttl_ms":1,"require_services":[]},'
+            '"guard":{"max_unassigned_permille":1},"pools":[{"name":"a","match":{},"priority":0},{"name":"a","match":{},"priority":0}]}',
+            '{"schema":1,"auto":{"enabled":true,"min_nodes":1,"max_pools":1,"idle_ttl_ms":1,"require_services":[]},'
+            '"guard":{"max_unassigned_permille":1},"pools":[7]}',
+        ],
+        "digest": ["", "xyz"],
+        "admission": ["", "1", "["],
+        "expect_version": ["", "-2", "x"],
+        "allow_empty": ["", "no"],
+        "force": ["", "no"],
+        "author": ["x" * 129],
+        "reason": ["x" * 257],
+        "kind": ["", "auto_pool_created"],
+    },
+    "reconcile": {
+        "lease_ms": ["", "0"],
+        "force": ["", "x"],
+        "expire": ["0", "1001"],
+        "scan": ["0", "1001"],
+        "brake_permille": ["-1", "1001"],
+        "brake_floor": ["-1", "x"],
+        "brake_expire": ["0"],
+        "min_interval_ms": ["-1"],
+    },
+    "renew_instance": {"instance": ["", "a b"], "lease_ms": ["-1", ""], "info": ["", "[]", "{" + LONG]},
+    "open_namespace": {"auto": ["", "1"], "admission": ["", "["]},
+    "list_nodes": {"mode": ["", "some"], "offset": ["-1"], "limit": ["0", "5001"]},
+    "explain_node": {"node_id": ["", "a b"], "decisions": ["", "2"]},
+    "find_pools": {"src": ["", "EN", "a b", "e" * 80], "tgt": ["", "zh:1"]},
+}
+
+CASES = [(name, argument, value) for name, arguments in BAD.items() for argument, values in arguments.items() for value in values]
+
+
+async def dump(cell: Cell) -> list[str | None]:
+    """Every key as its exact content. DUMP is deterministic for an unchanged key; the clock of the test is not touched."""
+    sha = "return redis.sha1hex(redis.call('DUMP', KEYS[1]) or '')"
+    return [await cell.store.command("EVAL", sha, 1, cell.store.key(name)) for name in KEY_NAMES]
+
+
+def with_argument(call: Call, argument: str, value: str) -> Call:
+    position = load_scripts()[call.script].header.args.index(argument)
+    return Call(call.script, (*call.argv[:position], value, *call.argv[position + 1 :]))
+
+
+async def test_bad_arguments_are_refused_and_change_nothing(cell: Cell) -> None:
+    calls = baseline(await populate(cell))
+    before = await dump(cell)
+    for name, argument, value in CASES:
+        with pytest.raises(InvalidInput) as refused:
+            await cell.store.run(with_argument(calls[name], argument, value))
+        assert str(refused.value), (name, argument, value)
+        assert await dump(cell) == before, f"{name} wrote something before it refused {argument}={value[:40]!r}"
+
+
+@pytest.mark.parametrize("name", sorted(load_scripts()))
+async def test_a_wrong_number_of_keys_or_arguments_is_refused(cell: Cell, name: str) -> None:
+    calls = baseline(await populate(cell))
+    before = await dump(cell)
+    script = load_scripts()[name]
+    keys = [cell.store.key(key) for key in script.header.keys]
+    call = calls[name]
+    for wrong_keys, wrong_argv in ((keys[:-1], call.argv), ([*keys, "x"], call.argv), (keys, ("x",) * 6000)):
+        with pytest.raises(InvalidInput, match=f"{name} takes"):
+            await cell.store.command("EVAL", script.plain_source, len(wrong_keys), *wrong_keys, *wrong_argv)
+    if call.argv:
+        with pytest.raises(InvalidInput):
+            await cell.store.command("EVAL", script.plain_source, len(keys), *keys, *(() if name == "touch_nodes" else call.argv[:1][:0]))
+    assert await dump(cell) == before
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [],
+        ["n1"],
+        ["n1", "token", "0.5"],
+        ["a b", "token", "", ""],
+        ["n1", "token", "2", ""],
+        ["n1", "token", "nan", ""],
+        ["n1", "token", "", "{}"],
+        ["n1", "token", "0.5", "[]"],
+        ["n1", "token", "", ""] * 501,
+    ],
+)
+async def test_a_malformed_batch_of_heartbeats_is_refused_as_a_whole(cell: Cell, nodes: list[str]) -> None:
+    good = (await populate(cell), "0.5000", "{}")
+    before = await dump(cell)
+    with pytest.raises(InvalidInput):
+        await cell.store.run(Call("touch_nodes", ("1000", "n1", *good, *nodes) if len(nodes) % 4 else ("1000", *nodes)))
+    assert await dump(cell) == before
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("name", sorted(load_scripts()))
+async def test_a_key_of_a_wrong_type_stops_a_script_before_it_writes(cell: Cell, name: str) -> None:
+    """Redis does not undo: whatever key is spoilt, the others stay as they were."""
+    from pyscheduler.errors import StoreError
+
+    header = load_scripts()[name].header
+    for spoilt in header.keys:
+        await cell.store.command("DEL", *(cell.store.key(key) for key in KEY_NAMES))
+        await cell.allocator._open_namespace()
+        call = baseline(await populate(cell))[name]
+        await cell.store.command("SET", cell.store.key(spoilt), "spoilt")
+        before = await dump(cell)
+        try:
+            reply = await cell.store.run(call)
+        except StoreError as error:
+            assert f"{cell.store.key(spoilt)} is a string, not a" in str(error)
+            assert await dump(cell) == before, f"{name} wrote before it noticed that {spoilt} is of a wrong type"
+        else:
+            # A script that has nothing to do with the key in this call may succeed; then it must not have touched it.
+            assert reply[0] in ("OK", "EXISTS"), (spoilt, reply)
+            assert await cell.store.command("GET", cell.store.key(spoilt)) == "spoilt"
+
+
+@pytest.mark.breaks_store
+async def test_a_newer_layout_is_refused_by_every_script(cell: Cell) -> None:
+    calls = baseline(await populate(cell))
+    await cell.store.command("HSET", cell.store.key("config"), "schema", "2")
+    before = await dump(cell)
+    for call in calls.values():
+        assert await cell.store.run(call) == ["SCHEMA", "2"]
+    assert await dump(cell) == before
+
+
+@pytest.mark.breaks_store
+async def test_a_lost_namespace_is_said_by_every_script(cell: Cell) -> None:
+    calls = baseline(await populate(cell))
+    await cell.store.command("DEL", *(cell.store.key(key) for key in KEY_NAMES))
+    for name, call in calls.items():
+        if name != "open_namespace":
+            assert await cell.store.run(call) == ["NO_NAMESPACE"]
+    assert await cell.store.command("EXISTS", *(cell.store.key(key) for key in KEY_NAMES)) == 0
