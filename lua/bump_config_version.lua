@@ -78,7 +78,7 @@ if not document or document.schema ~= 1 then
 end
 local auto, guard, wanted = document.auto, document.guard, document.pools
 if type(auto) ~= 'table' or type(auto.enabled) ~= 'boolean' or type(auto.min_nodes) ~= 'number' or type(auto.max_pools) ~= 'number'
-  or type(auto.idle_ttl_ms) ~= 'number' or type(auto.require_services) ~= 'table' then
+  or type(auto.idle_ttl_ms) ~= 'number' or not is_string_list(auto.require_services) then
   return badarg('document.auto')
 end
 if type(guard) ~= 'table' or type(guard.max_unassigned_permille) ~= 'number' then
@@ -92,7 +92,7 @@ for order, pool in ipairs(wanted) do
   if type(pool) ~= 'table' or type(pool.name) ~= 'string' or #pool.name > 128 or not string.match(pool.name, '^[a-z0-9][a-z0-9._-]*$') then
     return badarg('document.pools[' .. order .. '].name')
   end
-  if type(pool.match) ~= 'table' or type(pool.priority) ~= 'number' then
+  if not is_rule(pool.match) or type(pool.priority) ~= 'number' then
     return badarg('document.pools[' .. order .. ']')
   end
   if in_document[pool.name] then
@@ -155,7 +155,8 @@ end
 for rank, pool in ipairs(wanted) do
   local old = before.pools[pool.name]
   local kept = {
-    name = pool.name, origin = 'declared', priority = pool.priority, rank = rank, match = pool.match, created_at = old and old.created_at or now,
+    name = pool.name, origin = 'declared', priority = pool.priority, rank = rank, match = pool.match,
+    created_at = old and old.created_at or now,
   }
   if old then
     kept.id = old.id
@@ -179,6 +180,7 @@ for name, pool in pairs(before.pools) do
 end
 
 -- Every class, under the pools that there will be.
+index_rules(after)
 local class_map = redis.call('HGETALL', CLASSES)
 local classes, waiting = {}, {}
 for index = 1, #class_map, 2 do
@@ -237,7 +239,7 @@ for _, entry in ipairs(classes) do
       lost_ready = lost_ready + entry.ready
     end
   end
-  if entry.to == '' then
+  if (unchanged and entry.from or entry.to) == '' then
     unassigned = unassigned + entry.nodes
   end
 end

@@ -33,6 +33,7 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
+--@include lib/nodes.lua
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
@@ -40,7 +41,9 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 if #KEYS ~= 15 or #ARGV ~= 0 then
   return badarg('check takes 15 keys and no arguments')
 end
-local config, refusal = read_config('version', 'auto', 'declared_pools', 'next_class', 'next_pool', 'document_version', 'admission', 'admission_digest')
+local config, refusal = read_config(
+  'version', 'auto', 'declared_pools', 'next_class', 'next_pool', 'document_version', 'admission', 'admission_digest'
+)
 if not config then
   return refusal
 end
@@ -55,6 +58,9 @@ end
 
 -- Pools.
 local view = read_pools(cjson.decode(config.auto))
+for _, name in ipairs(view.damaged) do
+  violation(2, 'pool ' .. name .. ' is damaged')
+end
 local numbers, declared = {}, 0
 for name, pool in pairs(view.pools) do
   if numbers[pool.id] then
@@ -72,6 +78,8 @@ if declared ~= tonumber(config.declared_pools) then
   violation(4, 'declared pools: ' .. declared .. ' are there, the configuration counts ' .. config.declared_pools)
 end
 local pool_count = declared + view.autos
+
+index_rules(view)
 
 -- Classes: 2 (pool, facts, capability entries) and 4 (the matcher agrees).
 local class_map, classes, capability_count = redis.call('HGETALL', CLASSES), {}, 0
@@ -142,10 +150,11 @@ for first = 1, node_count, CHUNK do
     elseif session.class ~= class then
       violation(3, 'node ' .. node_id .. ': its session says class ' .. digits(session.class) .. ', members say ' .. page[index + 1])
     end
-    for name, key in pairs({ nodes = NODES, usage = USAGE }) do
-      if redis.call('HEXISTS', key, node_id) == 0 then
-        violation(1, 'node ' .. node_id .. ' is not in ' .. name)
-      end
+    if not record_header(redis.call('HGET', NODES, node_id)) then
+      violation(1, 'node ' .. node_id .. ' has no record')
+    end
+    if redis.call('HEXISTS', USAGE, node_id) == 0 then
+      violation(1, 'node ' .. node_id .. ' is not in usage')
     end
     if not redis.call('ZSCORE', LEASES, node_id) then
       violation(1, 'node ' .. node_id .. ' has no lease')
@@ -154,7 +163,7 @@ for first = 1, node_count, CHUNK do
     local held = redis.call('HEXISTS', HOLDS, node_id) == 1
     if score then
       ready_seen = ready_seen + 1
-      if math.floor(score / 2) ~= class and score ~= class * 2 + 1 then
+      if score < class * 2 or score > class * 2 + 1 then
         violation(3, 'node ' .. node_id .. ' is in ready under another class than in members')
       end
       if held then

@@ -61,11 +61,10 @@ if not class then
   return { 'UNKNOWN' }
 end
 append_class(flat, class)
-local stored = redis.call('HGET', NODES, node_id) or '{}\n{}'
-local newline = string.find(stored, '\n', 1, true)
-flat[#flat + 1] = string.sub(stored, 1, newline - 1)
-flat[#flat + 1] = string.sub(stored, newline + 1)
-flat[#flat + 1] = string.match(redis.call('HGET', USAGE, node_id) or '', '^%S+ (.*)$') or '{}'
+local header, record = split_record(redis.call('HGET', NODES, node_id))
+flat[#flat + 1] = header or '{}'
+flat[#flat + 1] = record or '{}'
+flat[#flat + 1] = usage_json(redis.call('HGET', USAGE, node_id))
 
 local auto = cjson.decode(config.auto)
 local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '{}')
@@ -101,7 +100,9 @@ local function append_decision(pool, failed)
   flat[#flat + 1] = table.concat(failed, '\n')
 end
 for _, pool in ipairs(view.declared) do
-  append_decision(pool, failed_constraints(pool.match, facts, false))
+  local failed = {}
+  meets(pool.match, facts, failed)
+  append_decision(pool, failed)
 end
 for _, name in ipairs(names) do
   local failed = {}

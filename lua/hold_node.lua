@@ -63,7 +63,7 @@ redis.call('ZSCORE', READY, node_id)
 redis.call('XLEN', EVENTS)
 local load = usage_load(redis.call('HGET', USAGE, node_id))
 local pool = session and redis.call('HGET', CLASSES, session.class) or ''
-local holds = stored and cjson.decode(stored) or {}
+local holds = object(stored) or {}
 local count = 0
 for _ in pairs(holds) do
   count = count + 1

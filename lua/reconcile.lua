@@ -2,7 +2,7 @@
 -- One bounded step of upkeep: expires lapsed leases, drops unused classes and idle auto pools, places waiting classes, audits a slice.
 -- It never clears and never rebuilds. If it was itself away (its last step is older than half a lease) it expires nothing until a full
 -- lease has passed: an outage of the store must not empty the pools. A step that would expire more than a stated share of the fleet
--- goes on slowly instead, and says so once.
+-- goes on slowly instead, and says so once. After the clock went back, leases from before are cut to a full one.
 --
 -- KEYS
 --   1 config        hash
@@ -24,7 +24,7 @@
 --   1 lease_ms         1..86400000: the lease that nodes get
 --   2 force            1 = even if another step ran within min_interval_ms
 --   3 expire           1..1000: nodes expired at most
---   4 scan             1..1000: classes looked at at most, nodes audited at most
+--   4 scan             1..1000: classes looked at at most for use and damage, nodes audited at most
 --   5 brake_permille   0..1000: share of the fleet beyond which the brake acts
 --   6 brake_floor      0..1000000: lapsed leases up to which it never acts
 --   7 brake_expire     1..1000: nodes expired at most while it acts, or one in a hundred of the fleet if that is more
@@ -35,7 +35,7 @@
 --     removed pools, and for each: name
 --   SKIPPED version | NO_NAMESPACE | SCHEMA found
 -- EVENTS node.expired pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
--- COST O(expire * log n + scan + classes + pools)
+-- COST O(expire * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -69,7 +69,7 @@ end
 
 -- Read.
 local config, refusal = read_config(
-  'version', 'auto', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until', 'braked', 'class_cursor', 'node_cursor'
+  'version', 'auto', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until', 'went_back', 'braked', 'class_cursor', 'node_cursor'
 )
 if not config then
   return refusal
@@ -82,6 +82,7 @@ if force == '0' and not away and now - ticked_at < min_interval_ms then
   return { 'SKIPPED', config.version }
 end
 local suspended_until = tonumber(config.suspended_until) or 0
+local went_back = ticked_at and now < ticked_at or (config.went_back == '1' and now < suspended_until)
 if away then
   suspended_until = now + lease_ms
 end
@@ -121,6 +122,15 @@ if suspended_ms == 0 and lapsed > 0 then
     members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
   end
 end
+-- After the clock went back: leases that no node can have been given since. They would outlive a node that has gone by as much.
+local cut = {}
+if went_back then
+  local too_long = redis.call('ZRANGEBYSCORE', LEASES, '(' .. digits(now + lease_ms), '(+inf', 'LIMIT', 0, MAX_CUT_LEASES)
+  for index, node_id in ipairs(too_long) do
+    cut[index * 2 - 1] = digits(now + lease_ms)
+    cut[index * 2] = node_id
+  end
+end
 local function nodes_left(class)
   return class_nodes(class) - (members_gone[class] or 0)
 end
@@ -153,9 +163,11 @@ for _, class in ipairs(slice) do
     violations = violations + 1
   end
 end
+local left_now = {}
 for class, pool in pairs(pool_of) do
-  if pool ~= '' and not dropped[class] then
-    users[pool] = true
+  if pool ~= '' then
+    local those = dropped[class] and left_now or users
+    those[pool] = true
   end
 end
 
@@ -169,7 +181,7 @@ for name, pool in pairs(view.pools) do
         marked[#marked + 1] = name
         marked[#marked + 1] = encode_pool(pool)
       end
-    elseif not pool.idle_since then
+    elseif left_now[name] or not pool.idle_since then
       pool.idle_since = now
       marked[#marked + 1] = name
       marked[#marked + 1] = encode_pool(pool)
@@ -183,44 +195,25 @@ for _, name in ipairs(removed) do
   changes[#changes + 1] = { pool = name, change = 'removed' }
 end
 
--- Waiting classes, largest first.
+-- Waiting classes, all of them, largest first: a limit on how many are looked at would let some wait for ever.
 local autos, next_pool = view.autos - #removed, tonumber(config.next_pool)
-local waiting, created, remapped, looked = {}, {}, {}, 0
+local waiting, created, remapped = {}, {}, {}
 if auto.enabled and autos < auto.max_pools then
-  for _, class in ipairs(numbers) do
-    if pool_of[class] == '' and not dropped[class] and looked < scan then
-      looked = looked + 1
-      local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '')
-      if facts then
-        local set_name = language_set_name(facts)
-        local namesake = view.pools[set_name]
-        local _, reason = auto_pool(auto, facts, set_name, namesake and namesake.origin)
-        if reason == 'no_pool' then
-          waiting[#waiting + 1] = { class = class, name = set_name, languages = languages_of(facts), nodes = nodes_left(class) }
-        end
-      end
+  for _, set in ipairs(language_sets()) do
+    local waits = pool_of[set.class] == '' and not dropped[set.class] and not view.pools[set.name]
+    if waits and has_required_services(auto, set.class) then
+      waiting[#waiting + 1] = { class = set.class, name = set.name, nodes = nodes_left(set.class) }
     end
   end
 end
 for _, group in ipairs(grant_auto_pools(auto, waiting, autos)) do
-  local pool = new_auto_pool(next_pool, group.name, group.languages, now)
+  local facts = parse_facts(redis.call('HGET', CLASS_FACTS, group.classes[1].class))
+  local pool = new_auto_pool(next_pool, group.name, facts and languages_of(facts) or {}, now)
   next_pool = next_pool + 1
   created[#created + 1] = pool
   changes[#changes + 1] = { pool = pool.name, change = 'added' }
   for _, entry in ipairs(group.classes) do
     remapped[#remapped + 1] = { class = entry.class, to = pool.name, nodes = entry.nodes }
-  end
-end
--- Beyond the slice of this step there may be more classes of a set that now has its pool: they come along, or the map would be wrong.
-for _, pool in ipairs(created) do
-  local there = {}
-  for _, entry in ipairs(remapped) do
-    there[entry.class] = true
-  end
-  for _, entry in ipairs(classes_waiting_for(auto, pool.name, nil)) do
-    if not there[entry.class] and not dropped[entry.class] then
-      remapped[#remapped + 1] = { class = entry.class, to = pool.name, nodes = nodes_left(entry.class) }
-    end
   end
 end
 
@@ -271,6 +264,7 @@ for _, pool in ipairs(created) do
 end
 
 -- Write.
+bulk('ZADD', LEASES, cut)
 for _, key in ipairs({ MEMBERS, READY, LEASES }) do
   bulk('ZREM', key, expired_ids)
 end
@@ -318,7 +312,8 @@ if changed_pools then
   emit(now, new_version, 'config.bumped', 'reason', kind)
 end
 redis.call(
-  'HSET', CONFIG, 'ticked_at', digits(now), 'suspended_until', digits(suspended_until), 'epoch_floor', digits(epoch_floor),
+  'HSET', CONFIG, 'ticked_at', digits(now), 'suspended_until', digits(suspended_until), 'went_back', went_back and '1' or '0',
+  'epoch_floor', digits(epoch_floor),
   'braked', braked and suspended_ms == 0 and '1' or '0', 'class_cursor', digits(class_cursor), 'node_cursor', digits(node_cursor)
 )
 if #expired > 0 or #dropped_classes > 0 or changed_pools or violations > 0 then

@@ -11,10 +11,12 @@
 --   5 usage     hash
 -- ARGV
 --   1 lease_ms  1..86400000
---   2.. nodes   1..500 times: node_id, token, load (0..1, empty = unchanged), usage (JSON object, empty = unchanged; with a load only)
+--   2.. nodes   1..500 times: node_id, token, load (0..1, empty = unchanged), usage (JSON object of up to 4096 bytes, empty =
+--               unchanged; with a load only)
 -- REPLY
 --   OK version letters
---     one letter a node, in order: A alive, S stale, U unknown
+--     one letter a node, in order: A alive; S stale: the session is over; U unknown: the store lost the node, or a newer state of
+--     this session than it holds, so the caller registers it again
 --   NO_NAMESPACE | SCHEMA found
 -- EVENTS none
 -- COST O(nodes of the call * log n)
@@ -46,8 +48,9 @@ for index = 1, count do
   if ARGV[at + 2] ~= '' and not fraction(ARGV[at + 2]) then
     return badarg('load must be 0..1 or empty')
   end
-  if ARGV[at + 3] ~= '' and (ARGV[at + 2] == '' or string.sub(ARGV[at + 3], 1, 1) ~= '{') then
-    return badarg('usage must be a JSON object and come with a load, or be empty')
+  local usage = ARGV[at + 3]
+  if usage ~= '' and (ARGV[at + 2] == '' or string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES) then
+    return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes and come with a load, or be empty')
   end
 end
 
@@ -61,14 +64,24 @@ redis.call('ZCARD', LEASES)
 redis.call('ZCARD', READY)
 redis.call('HLEN', USAGE)
 
-local letters, leases, ready, usages = {}, {}, { 'XX' }, {}
+-- The verdict on a token that is not the stored one.
+local function mismatch(stored, shown)
+  local holder, caller = parse_token(stored), parse_token(shown)
+  if not holder then
+    return 'U'
+  end
+  if not caller or holder.epoch > caller.epoch or (holder.epoch == caller.epoch and holder.status == 'o') then
+    return 'S'
+  end
+  return 'U'
+end
+
+local letters, leases, ready, usages, latest = {}, {}, { 'XX' }, {}, {}
 for index = 1, count do
   local at = index * 4 - 2
   local token = tokens[index]
-  if not token then
-    letters[index] = 'U'
-  elseif token ~= ARGV[at + 1] then
-    letters[index] = 'S'
+  if token ~= ARGV[at + 1] then
+    letters[index] = mismatch(token, ARGV[at + 1])
   else
     letters[index] = 'A'
     leases[#leases + 1] = lease_end
@@ -78,10 +91,13 @@ for index = 1, count do
       -- XX: a node that is not ready, or is held, stays out of `ready`.
       ready[#ready + 1] = ready_score(tonumber(string.match(token, '^%d+:(%d+):')), tonumber(load))
       ready[#ready + 1] = ids[index]
-      if ARGV[at + 3] ~= '' then
-        usages[#usages + 1] = ids[index]
-        usages[#usages + 1] = join_usage(tonumber(load), ARGV[at + 3])
+      local usage = ARGV[at + 3]
+      if usage == '' then
+        usage = latest[ids[index]] or usage_json(redis.call('HGET', USAGE, ids[index]))
       end
+      latest[ids[index]] = usage
+      usages[#usages + 1] = ids[index]
+      usages[#usages + 1] = join_usage(tonumber(load), usage)
     end
   end
 end

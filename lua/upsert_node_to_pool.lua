@@ -21,16 +21,17 @@
 --   15 events       stream
 -- ARGV
 --   1 node_id           1..128 characters of [A-Za-z0-9._:-]
---   2 session_id        1..128 characters of the same: the caller's name of one socket's tenure; repeating a call changes nothing; empty for update
+--   2 session_id        1..128 characters of the same: the caller's name of one socket's tenure; repeating a call changes nothing;
+--                       empty for update
 --   3 instance          1..64 characters of the same: the scheduler instance that holds the socket; empty for update
 --   4 mode              new (a new session), resume (the same session, after the store lost it) or update (facts, record or status changed)
 --   5 epoch             0 for new, else the session's epoch
---   6 facts             canonical JSON object
---   7 record            canonical JSON object without a newline, kept unread
+--   6 facts             canonical JSON object of up to 131072 bytes
+--   7 record            canonical JSON object without a newline, of up to 65536 bytes, kept unread
 --   8 digest            1..40 hex digits: digest of facts and record
 --   9 status            g registering, r ready, d degraded
 --   10 load             0..1
---   11 usage            JSON object, kept unread
+--   11 usage            JSON object of up to 4096 bytes, kept unread
 --   12 lease_ms         1..86400000
 --   13 admission_digest the admission policy that the node was checked under; empty = not checked
 --   14 takeover         1 = a live session of the same id gives way, 0 = it is refused
@@ -86,8 +87,11 @@ end
 if not asked_epoch or (mode == 'new') ~= (asked_epoch == 0) then
   return badarg('epoch must be 0 for a new session, and only for it')
 end
-if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' then
-  return badarg('record must be a JSON object on one line')
+if #facts_json > MAX_FACTS_BYTES then
+  return badarg('facts are longer than ' .. MAX_FACTS_BYTES .. ' bytes')
+end
+if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' or #record > MAX_RECORD_BYTES then
+  return badarg('record must be a JSON object on one line, of up to ' .. MAX_RECORD_BYTES .. ' bytes')
 end
 if not string.match(digest, '^%x+$') or #digest > 40 then
   return badarg('digest')
@@ -98,8 +102,8 @@ end
 if not load then
   return badarg('load must be 0..1')
 end
-if string.sub(usage, 1, 1) ~= '{' then
-  return badarg('usage must be a JSON object')
+if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
+  return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes')
 end
 if not lease_ms then
   return badarg('lease_ms must be 1..86400000')
@@ -128,8 +132,16 @@ redis.call('ZSCORE', MEMBERS, node_id)
 redis.call('HLEN', USAGE)
 redis.call('XLEN', EVENTS)
 local previous = parse_token(stored_token)
-local header = split_record(redis.call('HGET', NODES, node_id))
+local header = record_header(redis.call('HGET', NODES, node_id))
 local same_session = previous and header and header.session == session_id
+local function is_former(session)
+  for _, former in ipairs(header and header.former or {}) do
+    if former == session then
+      return true
+    end
+  end
+  return false
+end
 
 -- Validate: the fence.
 local epoch, registered
@@ -143,10 +155,15 @@ if mode == 'update' then
   end
   epoch = asked_epoch
 elseif same_session then
-  if previous.status == 'o' or (mode == 'resume' and previous.epoch ~= asked_epoch) then
+  if previous.status == 'o' then
     return { 'STALE' }
   end
-  epoch = previous.epoch
+  -- The stored epoch is newer if the reply that gave it was lost, older if the store lost it.
+  epoch = math.max(previous.epoch, asked_epoch)
+  registered = epoch > previous.epoch and 'resume' or nil
+elseif is_former(session_id) then
+  -- A late repetition of a call that succeeded, from before a newer socket took the node over.
+  return { 'STALE' }
 elseif mode == 'resume' then
   local floor = tonumber(config.epoch_floor)
   if previous and previous.epoch >= asked_epoch then
@@ -159,14 +176,15 @@ else
   epoch = math.max(now, tonumber(config.epoch_floor) + 1, previous and previous.epoch + 1 or 0)
   registered = previous and 'reconnect' or 'new'
 end
-local takes_over = registered and previous and previous.status ~= 'o' and lease_end > now
+-- A session that is put back was there first: the store has only forgotten it.
+local takes_over = mode == 'new' and registered and previous and previous.status ~= 'o' and lease_end > now
 if takes_over then
   if takeover == '0' then
     return { 'CONFLICT', header and header.instance or '' }
   end
   registered = 'takeover'
 end
-if mode == 'new' and admission_digest ~= '' and admission_digest ~= config.admission_digest then
+if mode == 'new' and registered and admission_digest ~= '' and admission_digest ~= config.admission_digest then
   return { 'ADMISSION', redis.call('HGET', CONFIG, 'admission') }
 end
 
@@ -180,7 +198,7 @@ if is_new_class then
     return { 'CLASSES_FULL', digits(MAX_CLASSES) }
   end
   facts = parse_facts(facts_json)
-  if not facts then
+  if not facts or not are_indexable(facts) then
     return badarg('facts')
   end
   class = tonumber(config.next_class)
@@ -196,7 +214,7 @@ else
     -- No declared pool takes it: the class map is always what the matcher says.
     facts = parse_facts(redis.call('HGET', CLASS_FACTS, class))
     set_name = language_set_name(facts)
-    local namesake = pool_origin(redis.call('HGET', POOLS, set_name) or nil)
+    local namesake = pool_origin(redis.call('HGET', POOLS, set_name))
     pool, reason = auto_pool(cjson.decode(config.auto), facts, set_name, namesake)
     autos = redis.call('HLEN', POOLS) - 1 - tonumber(config.declared_pools)
   end
@@ -205,18 +223,21 @@ local from_pool = previous and redis.call('HGET', CLASSES, previous.class) or ''
 local created, waiting
 if reason == 'no_pool' then
   local auto = cjson.decode(config.auto)
-  local nodes = class_nodes(class)
-  if not (previous and previous.class == class) then
-    nodes = nodes + 1
-  end
-  waiting = classes_waiting_for(auto, set_name, class)
-  for _, entry in ipairs(waiting) do
-    nodes = nodes + entry.nodes
-    if previous and previous.class == entry.class then
-      nodes = nodes - 1 -- it leaves that class for this one
+  reason = denial(auto, math.huge, autos) -- what no number of nodes would change is found without counting them
+  if not reason then
+    local nodes = class_nodes(class)
+    if not (previous and previous.class == class) then
+      nodes = nodes + 1
     end
+    waiting = classes_waiting_for(auto, set_name, class)
+    for _, entry in ipairs(waiting) do
+      nodes = nodes + entry.nodes
+      if previous and previous.class == entry.class then
+        nodes = nodes - 1 -- it leaves that class for this one
+      end
+    end
+    reason = denial(auto, nodes, autos)
   end
-  reason = denial(auto, nodes, autos)
   if not reason then
     version = version + 1
     if not history_accepts(version) then
@@ -242,6 +263,13 @@ if takes_over then
   end
 end
 if mode ~= 'update' then
+  if header.session and header.session ~= session_id then
+    local former = { header.session }
+    for index = 1, math.min(#(header.former or {}), FORMER_SESSIONS - 1) do
+      former[index + 1] = header.former[index]
+    end
+    header.former = former
+  end
   header.session, header.instance = session_id, instance
 end
 if registered or not header.registered_at then
@@ -272,7 +300,8 @@ if created then
     'HSET', CONFIG, 'version', digits(version), 'next_pool', digits(created.id + 1), 'updated_at', digits(now),
     'updated_by', header.instance or ''
   )
-  record_history(now, version, 'auto_pool_created', header.instance or '', 'first nodes of ' .. pool, { { pool = pool, change = 'added' } }, '')
+  local changes = { { pool = pool, change = 'added' } }
+  record_history(now, version, 'auto_pool_created', header.instance or '', 'first nodes of ' .. pool, changes, '')
   emit(now, version, 'pool.created', 'pool', pool, 'pool_id', digits(created.id), 'origin', 'auto', 'reason', 'auto')
   if not is_new_class then
     waiting[#waiting + 1] = { class = class, nodes = class_nodes(class) }
@@ -308,7 +337,7 @@ elseif previous.status ~= status then
   local from_status = effective_status(previous.status, held)
   emit(
     now, version, 'node.status', 'node_id', node_id, 'from', from_status, 'to', seen, 'reported', STATUS_NAMES[status],
-    'reason', why
+    'reason', why ~= '' and why or mode
   )
 end
 if class_changed then

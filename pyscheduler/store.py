@@ -8,6 +8,7 @@ lost is an unknown outcome, and is reported as one (redis-py would, by default, 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from pyscheduler.core.urls import masked_url
 from pyscheduler.errors import (
     InvalidInput,
     LimitExceeded,
@@ -37,6 +39,9 @@ Reply = Any
 
 _FIRST_WITH_SHEBANG = (7, 0)
 _OLDEST = (6, 2)
+_CREDENTIALS = re.compile(
+    r"NOAUTH|WRONGPASS|invalid username-password pair|invalid password|Authentication required", re.I
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +66,6 @@ class _Waiting:
     command: tuple[str, ...]
     future: asyncio.Future[Reply]
     script: Script | None = None
-
-
-def redacted(url: str) -> str:
-    """The URL without its password, for logs and messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
 
 
 class Store:
@@ -166,16 +163,16 @@ class Store:
                 try:
                     async with asyncio.timeout(self._options.connect_timeout_s):
                         await connection.connect()  # type: ignore[no-untyped-call]
-                    if last == "$":
-                        # An id, not '$' again and again: nothing between two reads may be missed.
-                        await connection.send_command("XREVRANGE", self._keys[name], "+", "-", "COUNT", "1")
-                        newest = await connection.read_response()
-                        last = newest[0][0] if newest else "0-0"
-                    await connection.send_command(
-                        "XREAD", "COUNT", str(count), "BLOCK", str(block_ms), "STREAMS", self._keys[name], last
-                    )
                     async with asyncio.timeout(block_ms / 1000 + self._options.timeout_s):
-                        reply = await connection.read_response(timeout=block_ms / 1000 + self._options.timeout_s)
+                        if last == "$":
+                            # An id, not '$' again and again: nothing between two reads may be missed.
+                            await connection.send_command("XREVRANGE", self._keys[name], "+", "-", "COUNT", "1")
+                            newest = await connection.read_response()
+                            last = newest[0][0] if newest else "0-0"
+                        await connection.send_command(
+                            "XREAD", "COUNT", str(count), "BLOCK", str(block_ms), "STREAMS", self._keys[name], last
+                        )
+                        reply = await connection.read_response()
                 except Exception as error:
                     raise self._translate(error, sent=True) from error
                 batch = reply[0][1] if reply else []
@@ -191,6 +188,9 @@ class Store:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
+        elif not all(encodable(part) for part in command):
+            # Found only when a whole batch is written, it would be the failure of all who are in it.
+            future.set_exception(InvalidInput("text with a lone surrogate is not Unicode and cannot be stored"))
         elif len(self._waiting) >= self._options.queue:
             future.set_exception(LimitExceeded(f"{self._options.queue} calls already wait for the store: slow down"))
         else:
@@ -203,10 +203,10 @@ class Store:
             _fail(self._waiting.popleft(), error)
 
     async def _own_connection(self) -> None:
-        while True:
+        while not self._closed:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
+            while self._waiting and not self._closed:
                 try:
                     connection = await self._connected()
                 except Exception as error:
@@ -235,10 +235,9 @@ class Store:
         missing = [index for index, reply in enumerate(replies) if isinstance(reply, rx.NoScriptError)]
         if missing:
             # The server restarted or its scripts were flushed. A call that was refused for that has not been executed.
-            absent = {script.name: script for index in missing if (script := batch[index].script)}
-            loads = [("SCRIPT", "LOAD", self._source(script)) for script in absent.values()]
-            loaded = await self._round_trip(connection, [*loads, *(self._wire(batch[index]) for index in missing)])
-            for index, reply in zip(missing, loaded[len(loads) :], strict=True):
+            # EVAL runs and loads in one step, so that no flush can come in between.
+            repeated = await self._round_trip(connection, [self._wire(batch[index], load=True) for index in missing])
+            for index, reply in zip(missing, repeated, strict=True):
                 replies[index] = reply
         for waiting, reply in zip(batch, replies, strict=True):
             if isinstance(reply, Exception):
@@ -260,14 +259,13 @@ class Store:
                     replies.append(error)
         return replies
 
-    def _wire(self, waiting: _Waiting) -> tuple[str, ...]:
-        if waiting.script is None:
+    def _wire(self, waiting: _Waiting, *, load: bool = False) -> tuple[str, ...]:
+        script = waiting.script
+        if script is None:
             return waiting.command
-        sha = waiting.script.sha if self._shebang else waiting.script.plain_sha
-        return ("EVALSHA", sha, *waiting.command)
-
-    def _source(self, script: Script) -> str:
-        return script.source if self._shebang else script.plain_source
+        if load:
+            return ("EVAL", script.source if self._shebang else script.plain_source, *waiting.command)
+        return ("EVALSHA", script.sha if self._shebang else script.plain_sha, *waiting.command)
 
     # --- the socket --------------------------------------------------------------------------------------------------
 
@@ -275,7 +273,7 @@ class Store:
         return cast("AbstractConnection", self._pool.make_connection())  # type: ignore[no-untyped-call]
 
     async def _connected(self) -> AbstractConnection:
-        if self._connection is not None and self._connection.is_connected:
+        if self._connection is not None and await _is_idle(self._connection):
             return self._connection
         await self._disconnect()
         connection = self._make_connection()
@@ -283,13 +281,12 @@ class Store:
             async with asyncio.timeout(self._options.connect_timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 (info,) = await self._round_trip(connection, [("INFO", "server")])
+            if isinstance(info, Exception):
+                raise info
+            self._take_engine(str(info))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        if isinstance(info, Exception):
-            await connection.disconnect(nowait=True)
-            raise info
-        self._take_engine(str(info))
         self._connection = connection
         return connection
 
@@ -320,11 +317,11 @@ class Store:
 
     def _translate(self, error: BaseException, *, sent: bool) -> PyschedulerError:
         """What the caller gets for what redis-py or the server said. ``sent``: the call may have been executed."""
-        where = redacted(self.url)
+        where = masked_url(self.url)
         text = str(error)
         if isinstance(error, PyschedulerError):
             return error
-        if isinstance(error, rx.AuthenticationError | rx.AuthorizationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        if isinstance(error, rx.AuthenticationError | rx.AuthorizationError) or _CREDENTIALS.search(text):
             return StoreUnavailable(
                 f"{where} refused the credentials: check user and password of the Redis URL ({text})"
             )
@@ -361,6 +358,14 @@ class Store:
         return StoreError(f"{where}: {type(error).__name__}: {text}")
 
 
+async def _is_idle(connection: AbstractConnection) -> bool:
+    """Whether the socket can take a call. Between calls it has nothing to say: what can be read is its end."""
+    try:
+        return connection.is_connected and not await connection.can_read()
+    except rx.RedisError:
+        return False
+
+
 def _refused_for_now(text: str, error: BaseException) -> bool:
     if isinstance(error, rx.TryAgainError | rx.ClusterDownError | rx.MasterDownError):
         return True
@@ -371,6 +376,17 @@ def _types(script: Script) -> list[tuple[str, str]]:
     return list(zip(script.header.keys, script.header.key_types, strict=True))
 
 
+def encodable(text: str) -> bool:
+    """Whether text can be sent: a lone surrogate has no place in UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _fail(waiting: _Waiting, error: PyschedulerError) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)
@@ -379,19 +395,22 @@ def _fail(waiting: _Waiting, error: PyschedulerError) -> None:
 def _connection_pool(url: str, options: StoreOptions) -> ConnectionPool:
     scheme = urlsplit(url).scheme
     if scheme not in ("redis", "rediss", "unix"):
-        raise InvalidInput(f"{redacted(url)!r} is no Redis URL: it must begin with redis://, rediss:// or unix://")
+        raise InvalidInput(f"{masked_url(url)!r} is no Redis URL: it must begin with redis://, rediss:// or unix://")
     try:
         return ConnectionPool.from_url(
             url,
             decode_responses=True,
+            # Something else's bytes in our keys must not fail the calls that share the batch. What we send is checked.
+            encoding_errors="replace",
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
-            socket_timeout=options.timeout_s,
+            # Time-outs are ours: with one of its own, redis-py's send can swallow a cancellation on Python 3.11.
+            socket_timeout=None,
             socket_connect_timeout=options.connect_timeout_s,
             health_check_interval=0,
             client_name="pyscheduler",
             **({} if scheme == "unix" else {"socket_keepalive": True}),
         )
     except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{redacted(url)!r} is no Redis URL: {error}") from error
+        raise InvalidInput(f"{masked_url(url)!r} is no Redis URL: {error}") from error

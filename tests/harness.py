@@ -1,4 +1,4 @@
-"""What tests of the store share: a clock that they set, an allocator on it, and the check of every invariant after each test."""
+"""What tests of the store share: a clock that they set, an allocator on it, the check of every invariant after each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Cell:
         return await self.allocator.reconcile(lease_ms=LEASE_MS, force=True, limits=ReconcileLimits(**limits))
 
     async def pass_time(self, milliseconds: int) -> None:
-        """Lets time pass as it does while reconcile is running all along, so that it does not find itself to have been away."""
+        """Lets time pass as it does while reconcile is running all along, so that it has not itself been away."""
         await self.advance(milliseconds)
         await self.trust_leases()
 

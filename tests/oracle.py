@@ -1,7 +1,7 @@
-"""A second opinion on the stored state, written from the rules and not from the Lua: reads the raw keys, checks the invariants and
-replays the events.
+"""A second opinion on the stored state, written from the rules and not from the Lua.
 
-It is slow and simple on purpose. Nothing of it is used outside the tests.
+It reads the raw keys, checks the invariants and replays the events. It is slow and simple on purpose. Nothing of it is
+used outside the tests.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ def set_name(facts: dict[str, Any]) -> str:
     return name
 
 
+def facts_digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha1(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def meets(rule: dict[str, Any], facts: dict[str, Any]) -> bool:
     for member in ("semantic", "asr", "tts"):
         has = set(facts.get(member, ()))
@@ -137,10 +141,8 @@ def expected_pool(state: State, facts: dict[str, Any]) -> str:
             return str(pool["name"])
     name = set_name(facts)
     auto = json.loads(state.config["auto"])
-    if name in state.pools and state.pools[name]["origin"] == "auto":
-        if set(auto["require_services"] or ()) <= set(facts.get("services", ())):
-            return name
-    return ""
+    has_services = set(auto["require_services"] or ()) <= set(facts.get("services", ()))
+    return name if has_services and name in state.pools and state.pools[name]["origin"] == "auto" else ""
 
 
 # --- the invariants ---------------------------------------------------------------------------------------------------
@@ -170,8 +172,10 @@ def violations(state: State) -> list[str]:
             found.append(f"3: {node} has ready score {state.ready[node]} in class {number}")
     if any(not owners for owners in state.holds.values()):
         found.append("3: a hold without an owner")
-    if not set(state.classes) == set(state.class_facts) == set(state.class_index.values()):
-        found.append("2: classes, facts and index differ")
+    if set(state.classes) != set(state.class_facts):
+        found.append("2: classes and facts differ")
+    if state.class_index != {facts_digest(facts): number for number, facts in state.class_facts.items()}:
+        found.append("2: the class index is not that of the facts")
     entries = set()
     for number, facts in state.class_facts.items():
         for member, prefix in (("asr", "asr"), ("semantic", "semantic"), ("tts", "tts"), ("services", "service")):
@@ -185,6 +189,13 @@ def violations(state: State) -> list[str]:
             found.append(f"4: class {number} {facts} maps to {pool!r}, the rules say {expected_pool(state, facts)!r}")
     if entries != state.capabilities:
         found.append(f"2: capability index differs by {sorted(entries ^ state.capabilities)[:5]}")
+    document = json.loads(state.config.get("document") or '{"pools":[]}')
+    declared = {pool["name"]: (pool["match"], pool["priority"]) for pool in document["pools"]}
+    stored = {name: pool for name, pool in state.pools.items() if pool["origin"] == "declared"}
+    if {name: (pool["match"], pool.get("priority")) for name, pool in stored.items()} != declared:
+        found.append(
+            f"4: the declared pools are {sorted(stored)}, the document says {sorted(declared)}, or rules differ"
+        )
     numbers = [pool["id"] for pool in state.pools.values()]
     if len(set(numbers)) != len(numbers):
         found.append(f"2: pool numbers repeat: {sorted(numbers)}")
@@ -221,7 +232,13 @@ def replay_violations(state: State) -> list[str]:
             if previous and int(event["epoch"]) <= previous["epoch"]:
                 return [f"7: {node} went from epoch {previous['epoch']} to {event['epoch']}"]
             nodes[node] = {"class": int(event["class"]), "epoch": int(event["epoch"]), "status": event["status"]}
+            if previous:
+                nodes[node]["left"] = previous["class"]
         elif kind == "node.assigned":
+            left = nodes[node].pop("left", nodes[node]["class"])
+            # '' also where the class that it leaves was given its pool by the same call.
+            if event["from"] not in ("", class_pool.get(left, "")):
+                return [f"8: {event}, but the node was in {class_pool.get(left)!r}"]
             nodes[node]["class"] = int(event["class"])
             class_pool[int(event["class"])] = event["to"]
         elif kind == "class.remapped":
@@ -254,7 +271,9 @@ def replay_violations(state: State) -> list[str]:
         if entry["status"] != seen:
             found.append(f"8: {node} is {seen}, its events say {entry['status']}")
     used = set(state.members.values())
-    if {number: class_pool.get(number, "") for number in used} != {number: state.classes[number] for number in used}:
+    if {number: class_pool.get(number, "") for number in used} != {
+        number: state.classes.get(number) for number in used
+    }:
         found.append("8: the replayed class map differs")
     if pools != {name: pool["id"] for name, pool in state.pools.items()}:
         found.append("8: the replayed pools differ")

@@ -40,6 +40,19 @@ local function object(text)
   return nil
 end
 
+-- A list of strings; cjson reads an empty list as an empty table.
+local function is_string_list(value)
+  if type(value) ~= 'table' then
+    return false
+  end
+  for _, item in pairs(value) do
+    if type(item) ~= 'string' then
+      return false
+    end
+  end
+  return true
+end
+
 -- Numbers reach the wire as digits; tostring() would spoil those of more than 14.
 local function digits(number)
   return string.format('%.0f', number)

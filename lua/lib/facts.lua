@@ -15,7 +15,7 @@ local function parse_facts(text)
     end
     local set = {}
     for _, item in ipairs(list) do
-      if type(item) ~= 'string' then
+      if type(item) ~= 'string' or set[item] then
         return nil
       end
       set[item] = true
@@ -33,6 +33,18 @@ local function parse_facts(text)
     end
   end
   return facts
+end
+
+-- Whether every language and service can be part of an entry of the capability index.
+local function are_indexable(facts)
+  for _, name in ipairs(FACT_LISTS) do
+    for _, item in ipairs(facts[name].list) do
+      if not string.match(item, '^[a-z0-9._-]+$') then
+        return false
+      end
+    end
+  end
+  return true
 end
 
 -- The languages that name a node's auto pool: those it translates; without any, those it speaks; then those it hears.
@@ -73,6 +85,16 @@ local function capability_entries(facts, class)
     entries[#entries + 1] = 'set:' .. set_name .. suffix
   end
   return entries
+end
+
+-- Every class that has languages, as a list of {class, name of its language set}. Uses: CAPABILITIES. Bounded by MAX_CLASSES.
+local function language_sets()
+  local sets = {}
+  for index, entry in ipairs(redis.call('ZRANGEBYLEX', CAPABILITIES, '[set:', '(set;', 'LIMIT', 0, MAX_CLASSES)) do
+    local name, class = string.match(entry, '^set:(.*):(%d+)$')
+    sets[index] = { class = tonumber(class), name = name }
+  end
+  return sets
 end
 
 -- Class numbers that have a capability such as 'asr:zh'. Uses: CAPABILITIES. Bounded by MAX_CLASSES.

@@ -1,5 +1,36 @@
 -- The one matcher: writers place classes with it, readers explain with it.
 
+local LANGUAGE_LISTS = { 'semantic', 'asr', 'tts' }
+local NOTHING = {}
+
+-- Whether a rule has the form that the rest of this file takes for granted.
+local function is_rule(match)
+  if type(match) ~= 'table' then
+    return false
+  end
+  for _, name in ipairs(LANGUAGE_LISTS) do
+    local constraint = match[name] or {}
+    if type(constraint) ~= 'table' then
+      return false
+    end
+    for _, codes in pairs(constraint) do
+      if not is_string_list(codes) then
+        return false
+      end
+    end
+  end
+  local gpu = match.gpu or {}
+  if type(gpu) ~= 'table' then
+    return false
+  end
+  for _, number in pairs(gpu) do
+    if type(number) ~= 'number' then
+      return false
+    end
+  end
+  return is_string_list(match.services or {}) and is_string_list(match.labels or {})
+end
+
 -- How a rule's language constraint fails, or nil.
 local function language_failure(rule, has)
   if rule.exact then
@@ -30,26 +61,25 @@ local function language_failure(rule, has)
   return nil
 end
 
--- Names of the constraints of a rule that the facts do not meet. With `first_only` it stops at the first.
-local function failed_constraints(match, facts, first_only)
-  local failed = {}
-  for _, name in ipairs({ 'semantic', 'asr', 'tts' }) do
-    if match[name] then
-      local mode = language_failure(match[name], facts[name])
-      if mode then
-        failed[#failed + 1] = name .. '.' .. mode
-        if first_only then
-          return failed
-        end
+-- Whether the facts meet a rule. Given a list, it names every constraint there that is not met; without one it ends at the first.
+local function meets(match, facts, failed)
+  for index = 1, #LANGUAGE_LISTS do
+    local name = LANGUAGE_LISTS[index]
+    local mode = match[name] and language_failure(match[name], facts[name])
+    if mode then
+      if not failed then
+        return false
       end
+      failed[#failed + 1] = name .. '.' .. mode
     end
   end
-  for _, service in ipairs(match.services or {}) do
-    if not facts.services.set[service] then
-      failed[#failed + 1] = 'services.' .. service
-      if first_only then
-        return failed
+  local services = match.services or NOTHING
+  for index = 1, #services do
+    if not facts.services.set[services[index]] then
+      if not failed then
+        return false
       end
+      failed[#failed + 1] = 'services.' .. services[index]
     end
   end
   if match.gpu then
@@ -60,27 +90,35 @@ local function failed_constraints(match, facts, first_only)
       end
     end
     if fitting < wanted then
+      if not failed then
+        return false
+      end
       failed[#failed + 1] = #facts.gpu_memory_gb < wanted and 'gpu.min_count' or 'gpu.min_memory_gb'
-      if first_only then
-        return failed
-      end
     end
   end
-  for label, value in pairs(match.labels or {}) do
+  local labels = failed and {}
+  for label, value in pairs(match.labels or NOTHING) do
     if facts.labels[label] ~= value then
-      failed[#failed + 1] = 'labels.' .. label
-      if first_only then
-        return failed
+      if not failed then
+        return false
       end
+      labels[#labels + 1] = 'labels.' .. label
     end
   end
-  return failed
+  if not failed then
+    return true
+  end
+  table.sort(labels) -- a table has no order of its own
+  for _, label in ipairs(labels) do
+    failed[#failed + 1] = label
+  end
+  return #failed == 0
 end
 
 -- How many constraints a rule has: the more, the more specific.
 local function specificity(match)
   local count = 0
-  for _, name in ipairs({ 'semantic', 'asr', 'tts' }) do
+  for _, name in ipairs(LANGUAGE_LISTS) do
     for _ in pairs(match[name] or {}) do
       count = count + 1
     end
@@ -106,14 +144,90 @@ local function missing_services(auto, facts)
   return missing
 end
 
--- The first declared pool, in match order, whose rule the facts meet, or nil.
-local function declared_pool(declared, facts)
-  for _, pool in ipairs(declared) do
-    if #failed_constraints(pool.match, facts, true) == 0 then
-      return pool.name
+-- The first pool of a list in match order whose rule the facts meet, if it comes before `best`; else `best`.
+local function first_match(pools, facts, best)
+  for index = 1, #pools do
+    local pool = pools[index]
+    if best and pool.rank > best.rank then
+      return best
+    end
+    if meets(pool.match, facts) then
+      return pool
     end
   end
-  return nil
+  return best
+end
+
+-- What a class must have to meet a rule, as keys such as 'asr:en': all of `needed`, and one of `any` if that is not empty.
+local function demands(match)
+  local needed, any = {}, {}
+  for _, name in ipairs(LANGUAGE_LISTS) do
+    local constraint = match[name] or NOTHING
+    for _, code in ipairs(constraint.exact or constraint.contains or NOTHING) do
+      needed[#needed + 1] = name .. ':' .. code
+    end
+    if constraint.any and #any == 0 then
+      for _, code in ipairs(constraint.any) do
+        any[#any + 1] = name .. ':' .. code
+      end
+    end
+  end
+  for _, service in ipairs(match.services or NOTHING) do
+    needed[#needed + 1] = 'services:' .. service
+  end
+  for label, value in pairs(match.labels or NOTHING) do
+    needed[#needed + 1] = 'labels:' .. label .. '=' .. value
+  end
+  return needed, any
+end
+
+-- Puts each declared pool under the rarest key that its rule demands, so that a class is held against the pools that it may meet and
+-- not against all: who places every class must not take classes * pools. A list keeps the match order.
+local function index_rules(view)
+  local uses, demanded = {}, {}
+  for index, pool in ipairs(view.declared) do
+    local needed, any = demands(pool.match)
+    demanded[index] = { needed = needed, any = any }
+    for _, key in ipairs(needed) do
+      uses[key] = (uses[key] or 0) + 1
+    end
+  end
+  view.by_key, view.by_no_key = {}, {}
+  for index, pool in ipairs(view.declared) do
+    local rarest
+    for _, key in ipairs(demanded[index].needed) do
+      if not rarest or uses[key] < uses[rarest] then
+        rarest = key
+      end
+    end
+    local keys = rarest and { rarest } or demanded[index].any
+    for _, key in ipairs(keys) do
+      view.by_key[key] = view.by_key[key] or {}
+      table.insert(view.by_key[key], pool)
+    end
+    if #keys == 0 then
+      table.insert(view.by_no_key, pool)
+    end
+  end
+end
+
+-- The first declared pool, in match order, whose rule the facts meet, or nil.
+local function declared_pool(view, facts)
+  if not view.by_key then
+    return first_match(view.declared, facts, nil)
+  end
+  local best = first_match(view.by_no_key, facts, nil)
+  for _, name in ipairs(FACT_LISTS) do
+    for _, item in ipairs(facts[name].list) do
+      local pools = view.by_key[name .. ':' .. item]
+      best = pools and first_match(pools, facts, best) or best
+    end
+  end
+  for label, value in pairs(facts.labels) do
+    local pools = view.by_key['labels:' .. label .. '=' .. value]
+    best = pools and first_match(pools, facts, best) or best
+  end
+  return best
 end
 
 -- The auto pool of a class that no declared pool takes. `namesake` is the origin of the pool called `set_name`, if there is one.
@@ -136,9 +250,9 @@ end
 
 -- The pool of a class under every pool there is: its name and 'matched', or nil and the reason.
 local function place(view, facts, set_name)
-  local name = declared_pool(view.declared, facts)
-  if name then
-    return name, 'matched'
+  local declared = declared_pool(view, facts)
+  if declared then
+    return declared.name, 'matched'
   end
   local namesake = view.pools[set_name]
   return auto_pool(view.auto, facts, set_name, namesake and namesake.origin)

@@ -1,12 +1,13 @@
 -- Packing of a node's record, usage and place in `ready`.
 
 -- A record is a header (JSON, ours), a newline, and the node's own JSON, which is never parsed here.
+-- Both as text, or nil for no record or a damaged one.
 local function split_record(stored)
-  if not stored then
-    return nil, ''
-  end
-  local newline = string.find(stored, '\n', 1, true)
-  return cjson.decode(string.sub(stored, 1, newline - 1)), string.sub(stored, newline + 1)
+  return string.match(stored or '', '^({[^\n]*})\n(.*)$')
+end
+
+local function record_header(stored)
+  return object(split_record(stored))
 end
 
 local function join_record(header, record)
@@ -20,6 +21,10 @@ end
 
 local function usage_load(stored)
   return tonumber(string.match(stored or '', '^(%S+) ')) or 0
+end
+
+local function usage_json(stored)
+  return string.match(stored or '', '^%S+ (.*)$') or '{}'
 end
 
 -- Class and load share one score, so that a range of scores is the ready nodes of a class, least loaded first.

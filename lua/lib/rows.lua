@@ -8,7 +8,7 @@ local function append_node(flat, node_id)
   if not session then
     return nil
   end
-  local header = split_record(redis.call('HGET', NODES, node_id))
+  local header = record_header(redis.call('HGET', NODES, node_id))
   flat[#flat + 1] = node_id
   flat[#flat + 1] = token
   flat[#flat + 1] = redis.call('ZSCORE', LEASES, node_id) or '0'

@@ -1,5 +1,6 @@
--- Waiting classes: those that lack nothing but an auto pool of their language set's name.
--- Uses: MEMBERS, CAPABILITIES, CLASSES, CLASS_FACTS.
+-- Waiting classes: those that lack nothing but an auto pool of their language set's name. The capability index says which they are,
+-- so that no facts have to be read for it.
+-- Uses: MEMBERS, CAPABILITIES, CLASSES.
 
 local function class_nodes(class)
   return redis.call('ZCOUNT', MEMBERS, class, class)
@@ -19,15 +20,21 @@ local function denial(auto, nodes, autos)
   return nil
 end
 
+local function has_required_services(auto, class)
+  for _, service in ipairs(auto.require_services) do
+    if not redis.call('ZSCORE', CAPABILITIES, 'service:' .. service .. ':' .. digits(class)) then
+      return false
+    end
+  end
+  return true
+end
+
 -- Other classes that wait for the pool `set_name`, as a list of {class, nodes}.
 local function classes_waiting_for(auto, set_name, except)
   local waiting = {}
   for _, class in ipairs(classes_with('set:' .. set_name)) do
-    if class ~= except and redis.call('HGET', CLASSES, class) == '' then
-      local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class))
-      if facts and #missing_services(auto, facts) == 0 then
-        waiting[#waiting + 1] = { class = class, nodes = class_nodes(class) }
-      end
+    if class ~= except and redis.call('HGET', CLASSES, class) == '' and has_required_services(auto, class) then
+      waiting[#waiting + 1] = { class = class, nodes = class_nodes(class) }
     end
   end
   return waiting

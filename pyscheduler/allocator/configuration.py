@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
 
 from pyscheduler.allocator.namespace import Namespace, unexpected
 from pyscheduler.allocator.replies import Reply, changes_of, fields_of
@@ -12,6 +12,8 @@ from pyscheduler.core.document import PoolDocument
 from pyscheduler.core.results import ClassMove, ConfigChange, HistoryEntry, PoolChange, StoredDocument
 from pyscheduler.errors import GuardRefused, InvalidInput, NotFound, VersionConflict
 from pyscheduler.scripts import calls
+
+_PAGE = 16
 
 
 class Configuration(Namespace):
@@ -39,20 +41,37 @@ class Configuration(Namespace):
             return StoredDocument(int(number or 0), current or "")
         if version < 1:
             raise InvalidInput(f"version {version}: config versions begin with 1")
-        entries = await self._store.command("XREVRANGE", self._store.key("history"), f"{version}-0", "-", "COUNT", 1000)
-        if not entries or entries[0][0] != f"{version}-0":
+        is_held = False
+        async for number, fields in self._newest_first(f"{version}-0"):
+            is_held = is_held or number == version
+            if not is_held:
+                break
+            if fields["document"]:
+                return StoredDocument(number, fields["document"])
+        if not is_held:
             raise NotFound(f"the history holds no version {version}: see 'pyscheduler pool history'")
-        for entry_id, flat in entries:
-            if found := fields_of(flat).get("document"):
-                return StoredDocument(int(entry_id.split("-")[0]), found)
         raise NotFound(f"no document was in force at version {version}, or the history no longer holds it")
 
     async def history(self, *, limit: int = 50) -> list[HistoryEntry]:
         """The newest config versions, newest first; at most ``limit``, 1..1000."""
         if not 1 <= limit <= 1000:
             raise InvalidInput("limit must be 1 to 1000")
-        entries = await self._store.command("XREVRANGE", self._store.key("history"), "+", "-", "COUNT", limit)
-        return [_history_entry(entry) for entry in entries]
+        found: list[HistoryEntry] = []
+        async for number, fields in self._newest_first("+"):
+            found.append(_history_entry(number, fields))
+            if len(found) == limit:
+                break
+        return found
+
+    async def _newest_first(self, start: str) -> AsyncIterator[tuple[int, dict[str, str]]]:
+        """Versions and their fields, from ``start`` back. In pages: an entry may hold a document of a MiB."""
+        while True:
+            page = await self._store.command("XREVRANGE", self._store.key("history"), start, "-", "COUNT", _PAGE)
+            for entry_id, flat in page:
+                yield int(entry_id.split("-")[0]), fields_of(flat)
+            if len(page) < _PAGE:
+                return
+            start = f"({page[-1][0]}"
 
     async def sync(
         self,
@@ -171,10 +190,9 @@ def _change_of(reply: Reply, expect_version: int | None, dry_run: bool) -> Confi
     raise unexpected(reply)
 
 
-def _history_entry(entry: Any) -> HistoryEntry:
-    fields = fields_of(entry[1])
+def _history_entry(version: int, fields: Mapping[str, str]) -> HistoryEntry:
     return HistoryEntry(
-        version=int(entry[0].split("-")[0]),
+        version=version,
         at_ms=int(fields["at"]),
         kind=fields["kind"],
         author=fields["author"],

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from pyscheduler.core.limits import MAX_TOUCH_BATCH, MAX_WAITING_HEARTBEATS
 from pyscheduler.core.results import Session
-from pyscheduler.errors import LimitExceeded, PyschedulerError, SessionLost, StoreError
+from pyscheduler.errors import (
+    LimitExceeded,
+    OutcomeUnknown,
+    PyschedulerError,
+    SessionLost,
+    StoreError,
+    StoreUnavailable,
+)
 from pyscheduler.scripts import calls
 
 
@@ -46,9 +53,12 @@ class Heartbeats:
         return future
 
     async def aclose(self) -> None:
+        """Ends the sending; heartbeats that wait end with StoreUnavailable, those under way with OutcomeUnknown."""
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
+        _fail(self._waiting, StoreUnavailable("the store is closed"))
+        self._waiting.clear()
 
     async def _send_all(self) -> None:
         while self._waiting:
@@ -58,13 +68,14 @@ class Heartbeats:
                 batch.append(self._waiting.popleft())
             try:
                 await self._send(batch)
+            except PyschedulerError as error:
+                _fail(batch, error)
+            except asyncio.CancelledError:
+                _fail(batch, OutcomeUnknown("the store was closed: the heartbeat may have been executed"))
+                raise
             except BaseException as error:
-                failure = error if isinstance(error, PyschedulerError) else StoreError(f"heartbeats failed: {error!r}")
-                for heartbeat in batch:
-                    if not heartbeat.future.done():
-                        heartbeat.future.set_exception(failure)
-                if not isinstance(error, Exception):
-                    raise
+                _fail(batch, StoreError(f"heartbeats failed: {error!r}"))
+                raise
 
     async def _send(self, batch: list[_Heartbeat]) -> None:
         nodes: list[str] = []
@@ -79,3 +90,9 @@ class Heartbeats:
                 heartbeat.future.set_result(version)
             else:
                 heartbeat.future.set_exception(SessionLost(heartbeat.session.node_id, unknown=letter == "U"))
+
+
+def _fail(heartbeats: Iterable[_Heartbeat], error: PyschedulerError) -> None:
+    for heartbeat in heartbeats:
+        if not heartbeat.future.done():
+            heartbeat.future.set_exception(error)

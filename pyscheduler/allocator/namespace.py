@@ -10,7 +10,7 @@ from typing import Self
 from pyscheduler.allocator.replies import Reply
 from pyscheduler.core.canonical import canonical_json
 from pyscheduler.core.document import PoolDocument
-from pyscheduler.errors import StoreError
+from pyscheduler.errors import NotFound, StoreError
 from pyscheduler.scripts import calls
 from pyscheduler.store import Store, StoreOptions
 
@@ -22,6 +22,7 @@ class Namespace:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._create = True
 
     @classmethod
     async def open(
@@ -30,6 +31,7 @@ class Namespace:
         *,
         namespace: str = "pyscheduler",
         options: StoreOptions = _DEFAULT_OPTIONS,
+        create: bool = True,
         script_overrides: Mapping[str, str] | None = None,
     ) -> Self:
         """Connects, and creates the namespace if it is new.
@@ -38,16 +40,21 @@ class Namespace:
             redis_url: ``redis://``, ``rediss://`` or ``unix://``.
             namespace: 1..64 characters; allocators of one namespace share everything.
             options: bounds of the connection.
+            create: whether to create the namespace, now and when the store comes back empty. Without it, one that is
+                not there is an error: a reader that mistyped its name should not leave one behind.
             script_overrides: Lua files to replace, for tests.
 
         Raises:
             InvalidInput: a malformed URL or namespace.
+            NotFound: ``create`` is false and the namespace is not there.
             StoreUnavailable: the store cannot be reached.
             StoreError: the namespace cannot be used: a newer layout, or keys of somebody else.
         """
         allocator = cls(await Store.open(redis_url, namespace, options, script_overrides))
+        allocator._create = create
         try:
-            await allocator._open_namespace()
+            if create or not await allocator._store.command("EXISTS", allocator._store.key("config")):
+                await allocator._open_namespace()
         except BaseException:
             await allocator.aclose()
             raise
@@ -76,6 +83,11 @@ class Namespace:
         return self._store.engine
 
     async def _open_namespace(self) -> None:
+        if not self._create:
+            raise NotFound(
+                f"there is no namespace {self.namespace} in this store: check --namespace, "
+                "or start 'pyscheduler serve', which creates it"
+            )
         default = PoolDocument()
         auto = canonical_json(json.loads(default.canonical())["auto"])
         call = calls.open_namespace(auto=auto, admission=default.admission.to_json())

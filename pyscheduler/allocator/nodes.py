@@ -6,7 +6,8 @@ from pyscheduler.allocator.heartbeats import Heartbeats
 from pyscheduler.allocator.namespace import Namespace, unexpected
 from pyscheduler.allocator.replies import STATUS_LETTERS, holds_of
 from pyscheduler.core import ids
-from pyscheduler.core.limits import MAX_EVENT_REASON_BYTES
+from pyscheduler.core.canonical import json_object
+from pyscheduler.core.limits import MAX_EVENT_REASON_BYTES, MAX_USAGE_BYTES
 from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import HoldResult, NodeStatus, Registration, Session
 from pyscheduler.errors import (
@@ -19,7 +20,7 @@ from pyscheduler.errors import (
     SessionLost,
 )
 from pyscheduler.scripts import calls
-from pyscheduler.store import Store
+from pyscheduler.store import Store, encodable
 
 
 class Nodes(Namespace):
@@ -175,19 +176,26 @@ class Nodes(Namespace):
             session: the session, as last returned.
             lease_ms: the new lease, 1..86,400,000 ms.
             load: 0..1; ``None`` = unchanged.
-            usage: JSON object of the latest resource usage, with a load only; ``None`` = unchanged.
+            usage: JSON object of the latest resource usage, at most 4 KiB, with a load only; ``None`` = unchanged.
 
         Returns:
             The config version.
 
         Raises:
-            SessionLost: the session is no longer the node's, or the store does not know the node.
+            InvalidInput: load or usage is out of its bounds.
+            SessionLost: the session is over; or ``unknown``: the store lost the node, or the session's latest state.
             LimitExceeded: too many heartbeats wait.
         """
         if usage is not None and load is None:
             raise InvalidInput("usage is given with its load")
         if load is not None and not 0 <= load <= 1:
             raise InvalidInput(f"load must be 0 to 1, not {load!r}")
+        # Checked one by one: the script refuses a batch as a whole, and one caller's mistake must not be another's.
+        ids.node_id(session.node_id)
+        if usage is not None:
+            json_object(usage, what="usage", max_bytes=MAX_USAGE_BYTES)
+            if not usage.startswith("{") or not encodable(usage):
+                raise InvalidInput("usage must be Unicode text that begins with the brace of its JSON object")
         return await self._heartbeats.add(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
 
     async def release(self, session: Session, *, grace_ms: int, reason: str) -> bool:

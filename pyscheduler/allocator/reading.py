@@ -8,7 +8,6 @@ from typing import Any
 from pyscheduler.allocator.namespace import Namespace
 from pyscheduler.allocator.replies import ClassRow, NodeRow, Reply, json_of, pool_summary, transition_of
 from pyscheduler.core import ids
-from pyscheduler.core.facts import Facts
 from pyscheduler.core.languages import language
 from pyscheduler.core.limits import MAX_PAGE, MAX_SHOWN_PAIRS
 from pyscheduler.core.results import (
@@ -35,12 +34,12 @@ class Reading(Namespace):
         counts = {name: [0, 0] for name in stored}
         waiting = [0, 0]
         for row in classes:
-            if row.pool is None:
-                waiting[0] += row.nodes
-                waiting[1] += 1 if row.nodes else 0
-            else:
+            if row.pool in counts:
                 counts[row.pool][0] += row.nodes
                 counts[row.pool][1] += row.ready
+            else:
+                waiting[0] += row.nodes
+                waiting[1] += 1 if row.nodes else 0
         table = tuple(pool_summary(name, stored[name], *counts[name]) for name in sorted(stored))
         return PoolTable(version, document_version, table, nodes, waiting[0], waiting[1])
 
@@ -59,9 +58,10 @@ class Reading(Namespace):
         pairs: set[tuple[str, str]] = set()
         for row in rows:
             if row.ready:
-                facts = Facts.from_json(row.facts_json)
-                services.update(facts.services)
-                pairs.update((src, tgt) for src in facts.asr for tgt in facts.semantic if src != tgt)
+                facts = json_of(row.facts_json)
+                services.update(facts.get("services", ()))
+                sources, targets = facts.get("asr", ()), facts.get("semantic", ())
+                pairs.update((src, tgt) for src in sources for tgt in targets if src != tgt)
         return PoolDetail(
             summary=pool_summary(name, stored[name], sum(row.nodes for row in rows), sum(row.ready for row in rows)),
             version=version,
@@ -89,7 +89,7 @@ class Reading(Namespace):
 
         def candidate() -> Candidate:
             row = ClassRow(reply)
-            return Candidate(row.pool, row.pool_id, row.number, reply.integer(), reply.integer(), row.facts.languages)
+            return Candidate(row.pool, row.pool_id, row.number, reply.integer(), reply.integer(), row.languages)
 
         return list(reply.many(candidate))
 
@@ -162,7 +162,7 @@ class Reading(Namespace):
         )
         detail = NodeDetail(
             state=row.state(node_class, now_ms, version),
-            facts=json_of(node_class.facts_json),
+            facts=node_class.facts,
             record=record,
             usage=usage,
             transition=transition_of(header),

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pyscheduler.core.facts import Facts
 from pyscheduler.core.results import Event, Hold, NodeState, NodeStatus, PoolChange, PoolSummary, Transition
 from pyscheduler.errors import StoreError
 
@@ -43,9 +42,12 @@ def json_of(text: str) -> dict[str, Any]:
     """A stored JSON object; ``{}`` for none."""
     if not text:
         return {}
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise StoreError("the store holds something that is no JSON object")
+        raise StoreError("the store holds something that is no JSON object: see 'pyscheduler check'")
     return value
 
 
@@ -83,8 +85,8 @@ class NodeRow:
             instance=self.instance,
             lease_ms=self.lease_end_ms - now_ms,
             load=self.load,
-            languages=node_class.facts.languages,
-            services=node_class.facts.services,
+            languages=node_class.languages,
+            services=node_class.services,
             holds=self.holds,
             version=version,
         )
@@ -97,8 +99,16 @@ class ClassRow:
         self.number = reply.integer()
         self.pool = reply.optional()
         self.pool_id = reply.integer() or None
-        self.facts_json = reply.text()
-        self.facts = Facts.from_json(self.facts_json)
+        # Not read as Facts: they were checked when they were written, and a reader must show whatever is there.
+        self.facts = json_of(reply.text())
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("semantic") or self.facts.get("tts") or self.facts.get("asr") or ())
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("services", ()))
 
 
 def transition_of(header: Mapping[str, Any]) -> Transition | None:

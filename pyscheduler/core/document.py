@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -90,6 +91,12 @@ def _share(permille: int) -> float:
     return permille / 1000
 
 
+def _known_schema(value: int) -> int:
+    if value != SCHEMA:
+        raise ValueError(f"{shown(value)} is unknown: this version reads schema {SCHEMA}")
+    return value
+
+
 _PoolName = Annotated[
     StrictStr, normal(ids.pool_name), text_schema(f"^[a-z0-9][a-z0-9._-]{{0,{MAX_POOL_NAME_CHARS - 1}}}$")
 ]
@@ -165,7 +172,7 @@ class PoolDocument(Section):
     Equal documents have equal canonical JSON, and the other way round.
     """
 
-    schema_version: StrictInt = Field(
+    schema_version: Annotated[StrictInt, AfterValidator(_known_schema)] = Field(
         default=SCHEMA,
         alias="schema",
         description="Version of this format.",
@@ -179,9 +186,7 @@ class PoolDocument(Section):
     )
 
     @model_validator(mode="after")
-    def _known_schema_and_unique_names(self) -> PoolDocument:
-        if self.schema_version != SCHEMA:
-            raise ValueError(f"schema {self.schema_version} is unknown: this version reads schema {SCHEMA}")
+    def _unique_names(self) -> PoolDocument:
         for index, first in repeated(pool.name for pool in self.pools):
             raise ValueError(f"pools[{index}] and pools[{first}] have the same name {shown(self.pools[index].name)}")
         return self
@@ -201,7 +206,7 @@ class PoolDocument(Section):
         return canonical_json(
             {
                 **self.to_data(),
-                "auto": {**auto.model_dump(mode="json", exclude={"idle_ttl_ms"}), "idle_ttl_ms": auto.idle_ttl_ms},
+                "auto": {**auto.model_dump(mode="json"), "idle_ttl_ms": auto.idle_ttl_ms},
                 "guard": {"max_unassigned_permille": guard.max_unassigned_permille},
             }
         )

@@ -89,6 +89,9 @@ MAX_PAGE = 5000
 MAX_SHOWN_PAIRS = 10_000
 """Ready language pairs that are listed of a pool."""
 
+MAX_EVENTS_PAGE = 10_000
+"""Events of one reading."""
+
 MAX_EVENT_REASON_BYTES = 128
 """What an event keeps of a node's reason; the rest is cut."""
 
@@ -98,7 +101,10 @@ MAX_DOCUMENT_BYTES = 1024 * 1024
 """Of the source text as well as of the canonical JSON that goes to the store."""
 
 MAX_DOCUMENT_DEPTH = 16
-"""Mappings and lists inside each other; a valid document needs 5."""
+"""Mappings and lists inside each other; a valid document needs 6."""
+
+MAX_DOCUMENT_ENTRIES = 2000
+"""Entries of one list or mapping: as many as there may be pools."""
 
 MAX_DOCUMENT_VALUES = 200_000
 """Mappings, lists, keys and scalars of one text. 2,000 pools of 1 MiB leave each some 500 characters, so 100 values."""
@@ -106,7 +112,10 @@ MAX_DOCUMENT_VALUES = 200_000
 MAX_PROBLEMS = 200
 """Problems that one refusal lists; the last line counts the rest."""
 
-MAX_POOLS = 2000
+MAX_COUNTED_PROBLEMS = 2000
+"""Problems after which no further pool is looked at."""
+
+MAX_POOLS = MAX_DOCUMENT_ENTRIES
 """Pools that a document declares. The scripts refuse more than that themselves."""
 
 MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
@@ -114,7 +123,7 @@ MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
 MAX_MATCH_GPU_MEMORY_GB = MAX_ADMISSION_GPU_MEMORY_GB
 
 MAX_AUTO_POOLS = 4096
-"""Highest ``auto.max_pools``. No more are useful: each auto pool serves a capability class, and the store keeps 4,096."""
+"""Highest ``auto.max_pools``. More are of no use: each serves a capability class, and the store keeps 4,096 of them."""
 
 MAX_AUTO_MIN_NODES = 100_000
 

@@ -85,7 +85,7 @@ def _matchable_label_key(value: object) -> str:
     key = ids.label_key(value)
     if key.startswith(UNIQUE_LABEL_PREFIX):
         raise InvalidInput(
-            f"no node can ever match: a label that begins with {UNIQUE_LABEL_PREFIX} is recorded, not looked at in matching"
+            f"no node can ever match: labels that begin with {UNIQUE_LABEL_PREFIX} are recorded, but not looked at"
         )
     return key
 

@@ -1,10 +1,8 @@
 """NodeSession: what one node socket may say when, and what is done about it. Pure: no clock, no socket, no store.
 
 An adapter feeds in what happens (a frame, a tick, the outcome of a store call, the close) and executes the actions that
-come back, in order. The machine holds the state that the node *should* have in the store beside the state that the
-store has acknowledged; whenever no store call is in flight, the difference decides the next one. So a message that
-comes while a call is in flight is never lost and never starts a second call, and after an outage nothing has to be
-remembered but that difference.
+come back, in order. What the store has to be told is the ledger's business (see ledger.py); this module knows what a
+socket may say, what it is answered, and when it ends.
 
 What the adapter promises:
 
@@ -17,21 +15,33 @@ What the adapter promises:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
 
 from pyscheduler.core import ids, protocol
-from pyscheduler.core.admission import AdmissionPolicy
+from pyscheduler.core.actions import (
+    Action,
+    Close,
+    Level,
+    Note,
+    ReadAdmission,
+    Register,
+    Release,
+    Send,
+    StoreAction,
+    Touch,
+    Update,
+)
+from pyscheduler.core.admission import AdmissionPolicy, Missing
 from pyscheduler.core.codes import CloseCode, ErrorCode
-from pyscheduler.core.facts import Facts
+from pyscheduler.core.gate import AdmissionGate
 from pyscheduler.core.ids import shown
-from pyscheduler.core.lifecycle import Lifecycle, LifecyclePolicy, Vitals
+from pyscheduler.core.ledger import Flight, Ledger
+from pyscheduler.core.lifecycle import Lifecycle, LifecyclePolicy
 from pyscheduler.core.limits import MAX_CLOSE_REASON_BYTES, MAX_REASON_CHARS, MAX_SHOWN_CHARS
-from pyscheduler.core.profile import NodeProfile, load_of, usage_of
+from pyscheduler.core.profile import NodeProfile
 from pyscheduler.core.protocol import Frame, FrameError, JobMessage, NodeError, NodeHeartbeat, NodeRegister
-from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, Registration, Session
 from pyscheduler.errors import (
     AdmissionChanged,
@@ -43,80 +53,23 @@ from pyscheduler.errors import (
     StoreUnavailable,
 )
 
-MAX_ADMISSION_ROUNDS = 8
-"""Times in a row that the admission policy may change under one registration before it waits for the next tick."""
+__all__ = [
+    "Action",
+    "Close",
+    "NodeSession",
+    "Note",
+    "ReadAdmission",
+    "Register",
+    "Release",
+    "Send",
+    "SessionPolicy",
+    "StoreAction",
+    "Touch",
+    "Update",
+]
 
-# --- actions ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a text frame."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAdmission:
-    """Read the admission policy in force from the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Register:
-    """Register the node. ``epoch`` 0 begins a session; any other is this session's, which the store has lost.
-
-    ``admission_digest`` is that of the policy under which a new session was checked; empty for an old one, to which
-    admission does not apply again.
-    """
-
-    node_id: str
-    report: NodeReport
-    epoch: int
-    admission_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """Write a changed report."""
-
-    report: NodeReport
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """Renew the lease. ``None`` means unchanged since the store last acknowledged it."""
-
-    load: float | None
-    usage: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The socket is gone: release the node with its reconnect grace. The last action of a session that has one."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the socket with this code and reason."""
-
-    code: CloseCode
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write a log line; the adapter may count by ``event``."""
-
-    level: Literal["debug", "info", "warning", "error"]
-    event: str
-    fields: Mapping[str, str | int] = field(default_factory=dict)
-
-
-StoreAction = ReadAdmission | Register | Update | Touch
-Action = Send | StoreAction | Release | Close | Note
+_OUTAGE = "the scheduler's store cannot be reached; the node stays connected and is stored when it is back"
+_TAKEN_OVER = "another connection has taken over this node id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,40 +99,10 @@ class SessionPolicy:
     max_bad_frames: int = 1000
 
 
-# --- the machine -----------------------------------------------------------------------------------------------------
-
-
 class _Phase(Enum):
-    OPEN = "open"  # nothing registered yet
-    OPERATING = "operating"  # a registration was accepted; the store may or may not have acknowledged it yet
+    OPEN = "open"
     CLOSING = "closing"  # we have asked for the close, or the socket is gone and a store call is still in flight
     ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What the store has of a node, or will have when a call succeeds."""
-
-    facts: Facts
-    record: str
-    digest: str
-    status: NodeStatus
-    load: float
-    usage: str
-
-    def report(self) -> NodeReport:
-        return NodeReport(self.facts, self.record, self.status, self.load, self.usage)
-
-
-@dataclass(slots=True)
-class _Flight:
-    """The store call in flight, and what is owed to the node by its outcome."""
-
-    action: StoreAction
-    stored: _Stored | None
-    ack: bool
-    answer: bool
-    heartbeat: bool
 
 
 class NodeSession:
@@ -192,35 +115,18 @@ class NodeSession:
     """
 
     __slots__ = (
-        "_ack_owed",
-        "_acknowledged",
-        "_admission",
-        "_admission_due",
-        "_admission_fresh",
-        "_admission_rounds",
-        "_answer_owed",
         "_bad_frames",
         "_bad_in_a_row",
-        "_blocked_ms",
-        "_flight",
+        "_gate",
         "_gone",
         "_heard_ms",
-        "_heartbeat_owed",
-        "_lifecycle",
-        "_load",
-        "_node_id",
+        "_ledger",
         "_opened_ms",
         "_other_id_noted",
         "_phase",
         "_policy",
-        "_profile",
         "_pushed",
-        "_refused_digest",
-        "_register_due",
         "_release_reason",
-        "_session",
-        "_status_reason",
-        "_usage",
         "_version",
         "session_id",
     )
@@ -236,57 +142,37 @@ class NodeSession:
         self._bad_frames = 0
         self._bad_in_a_row = 0
         self._other_id_noted = False
-        # What the node should be.
-        self._node_id = ""
-        self._profile: NodeProfile | None = None
-        self._lifecycle: Lifecycle | None = None
-        self._load = 0.0
-        self._usage = "{}"
-        self._status_reason = ""
-        # What the store has acknowledged, and what was last pushed to the node.
-        self._session: Session | None = None
-        self._acknowledged: _Stored | None = None
-        self._version = 0
+        self._ledger: Ledger | None = None  # from the first good registration on
+        self._gate = AdmissionGate(policy.admission)
         self._pushed: tuple[NodeStatus, str | None, int | None] | None = None
-        # What is due, and what is owed to the node when it is done or fails.
-        self._flight: _Flight | None = None
-        self._blocked_ms: int | None = None
-        self._register_due = False
-        self._heartbeat_owed = False
-        self._ack_owed = False
-        self._answer_owed = False
-        self._refused_digest = ""
-        self._admission = policy.admission
-        self._admission_due = False
-        self._admission_fresh = False
-        self._admission_rounds = 0
+        self._version = 0
 
     # --- what the adapter may look at ---
 
     @property
     def node_id(self) -> str | None:
-        """The node's id once a registration was accepted for storing."""
-        return self._node_id or None
+        """The node's id, from its first registration on, stored or not."""
+        return self._ledger.node_id if self._ledger is not None else None
 
     @property
     def session(self) -> Session | None:
         """The store's session; ``None`` before the first acknowledgement and once another session has the node."""
-        return self._session
+        return self._ledger.session if self._ledger is not None else None
 
     @property
     def status(self) -> NodeStatus | None:
         """Status by this socket's own heartbeats."""
-        return self._lifecycle.status if self._lifecycle else None
+        return self._ledger.status if self._ledger is not None else None
 
     @property
     def in_flight(self) -> bool:
         """True while a store action's outcome is awaited."""
-        return self._flight is not None
+        return self._ledger is not None and self._ledger.flight is not None
 
     @property
     def closed(self) -> bool:
         """True from a ``Close`` or the socket's end on."""
-        return self._phase in (_Phase.CLOSING, _Phase.ENDED)
+        return self._phase is not _Phase.OPEN
 
     # --- frames ---
 
@@ -340,40 +226,29 @@ class NodeSession:
                 return [self._note("warning", "node_error", code=shown(code), message=shown(message, MAX_REASON_CHARS))]
 
     def _on_register(self, frame: Frame, body: NodeRegister, now_ms: int) -> list[Action]:
-        if self._node_id and body.node_id not in (None, self._node_id):
-            message = f"this connection is node {self._node_id}: register {body.node_id} on a connection of its own"
+        ledger = self._ledger
+        if ledger is not None and body.node_id not in (None, ledger.node_id):
+            message = f"this connection is node {ledger.node_id}: register {body.node_id} on a connection of its own"
             return [Send(protocol.error_reply(ErrorCode.NODE_ID_CONFLICT, message))]
         profile = NodeProfile.registered(frame)
-        self._profile = profile
-        if self._lifecycle is None:
-            self._node_id = ids.node_id(self._policy.new_node_id() if body.node_id is None else body.node_id)
-            self._lifecycle = Lifecycle(self._policy.lifecycle, now_ms)
-            self._register_due = True
-            self._phase = _Phase.OPERATING
-        self._admission_due = True
-        self._admission_fresh = False
-        self._admission_rounds = 0
-        self._ack_owed = True
-        return self._asked(now_ms)
+        if ledger is None:
+            node_id = ids.node_id(self._policy.new_node_id() if body.node_id is None else body.node_id)
+            ledger = self._ledger = Ledger(node_id, profile, Lifecycle(self._policy.lifecycle, now_ms))
+        ledger.registered(profile)
+        self._gate.asks()
+        return self._next()
 
     def _on_heartbeat(self, frame: Frame, body: NodeHeartbeat, now_ms: int) -> list[Action]:
-        if self._profile is None or self._lifecycle is None:
-            # Normal on a reconnect, where it may overtake the registration: it answers, and changes nothing.
+        ledger = self._ledger
+        if ledger is None:
+            # Normal on a reconnect, where it may overtake the registration: it is answered, and changes nothing.
             return [Send(protocol.error_reply(ErrorCode.INVALID_MESSAGE, "register first: send node_register"))]
+        ledger.beat(frame, body, now_ms)
         actions: list[Action] = []
-        if body.node_id != self._node_id and not self._other_id_noted:
+        if body.node_id != ledger.node_id and not self._other_id_noted:
             self._other_id_noted = True
             actions.append(self._note("warning", "heartbeat_claims_other_id", claimed=shown(body.node_id)))
-        profile = self._profile.merged(frame)
-        usage = usage_of(frame)
-        self._profile, self._usage, self._load = profile, usage, load_of(body)
-        vitals = Vitals(len(profile.gpus), body.resource_usage.gpu_percent, profile.running)
-        change = self._lifecycle.on_heartbeat(vitals, now_ms)
-        if change is not None:
-            self._status_reason = change.reason
-        self._heartbeat_owed = True
-        self._refused_digest = ""
-        return actions + self._asked(now_ms)
+        return actions + self._next()
 
     def _on_job(self, kind: str, job_id: str) -> list[Action]:
         message = f"{kind} for job {shown(job_id)}: this scheduler has assigned no such job to this node"
@@ -382,19 +257,14 @@ class NodeSession:
             Send(protocol.error_reply(ErrorCode.INVALID_SESSION, message)),
         ]
 
-    def _asked(self, now_ms: int) -> list[Action]:
-        """A message needs the store: try at once, whatever failed before, and answer if that fails."""
-        self._blocked_ms = None
-        self._answer_owed = True
-        return self._next(now_ms)
-
     # --- time ---
 
     def on_tick(self, now_ms: int) -> list[Action]:
         """Time has passed: keep the deadlines."""
         if self.closed:
             return []
-        if self._lifecycle is None:
+        ledger = self._ledger
+        if ledger is None:
             waited = now_ms - self._opened_ms
             if waited < self._policy.registration_timeout_ms:
                 return []
@@ -405,148 +275,102 @@ class NodeSession:
                 self._close(CloseCode.PROTOCOL_ABUSE, message),
             ]
         # A client sends nothing before it has its ack: its silence counts from then on.
-        if self._session is not None and now_ms - self._heard_ms >= self._policy.silence_ms:
+        if ledger.session is not None and now_ms - self._heard_ms >= self._policy.silence_ms:
             message = f"no message for {self._policy.silence_ms / 1000:g} s"
             self._release_reason = "silent"
             return [self._note("info", "silent"), self._close(CloseCode.PROTOCOL_ABUSE, message)]
-        change = self._lifecycle.on_time(now_ms)
-        if change is not None:
-            self._status_reason = change.reason
-        if self._blocked_ms is not None and now_ms - self._blocked_ms >= self._policy.retry_ms:
-            self._blocked_ms = None
-        return self._next(now_ms)
+        ledger.pass_time(now_ms, self._policy.retry_ms)
+        return self._next()
 
     # --- outcomes of store calls ---
 
     def on_registered(self, registration: Registration, now_ms: int) -> list[Action]:
         """Register or Update succeeded."""
-        flight = self._flight
-        if flight is None or not isinstance(flight.action, Register | Update):
+        ledger = self._ledger
+        if ledger is None or ledger.flight is None or not isinstance(ledger.flight.action, Register | Update):
             return [self._note("error", "unexpected_outcome", outcome="registered")]
-        self._flight = None
-        first = self._session is None
-        self._session = registration.session
-        self._acknowledged = flight.stored
-        self._version = max(self._version, registration.version)
-        self._admission_rounds = 0
-        if isinstance(flight.action, Register):
-            self._register_due = False
+        flight, first = ledger.flight, ledger.session is None
+        ledger.succeeded(flight, registration.session)
+        # A store that came back without its data counts its versions anew; all that it says now is about these.
+        began = isinstance(flight.action, Register)
+        self._version = registration.version if began else max(self._version, registration.version)
         if self.closed:
             return self._after_close()
-        if first:
-            self._heard_ms = max(self._heard_ms, now_ms)
         actions: list[Action] = []
         if registration.cloned_id:
             actions.append(self._note("warning", "cloned_id"))
         if first:
+            self._heard_ms = max(self._heard_ms, now_ms)
             actions.append(self._note("info", "registered", pool=registration.pool or "", reason=registration.reason))
         if flight.ack:
-            actions.append(Send(protocol.register_ack(self._node_id, registration.status)))
-        actions += self._push(registration.status, registration.pool, registration.pool_id, registration.reason)
-        return actions + self._next(now_ms)
+            actions.append(Send(protocol.register_ack(ledger.node_id, registration.status)))
+        actions += self._push(ledger, registration.status, registration.pool, registration.pool_id, registration.reason)
+        return actions + self._next()
 
     def on_refused(self, error: PyschedulerError, now_ms: int) -> list[Action]:
         """Register, Update or ReadAdmission failed."""
         return self._failed(error, now_ms)
 
     def on_admission(self, policy: AdmissionPolicy, now_ms: int) -> list[Action]:
-        """ReadAdmission succeeded, or the policy is known to have changed: this is the one in force now."""
-        self._admission = policy
-        flight = self._flight
-        if flight is None or not isinstance(flight.action, ReadAdmission):
+        """ReadAdmission succeeded. Also good for telling the machine a policy that became known otherwise."""
+        ledger = self._ledger
+        if ledger is None or ledger.flight is None or not isinstance(ledger.flight.action, ReadAdmission):
+            self._gate.policy = policy
             return []
-        self._flight = None
-        self._owe(flight)
-        if self.closed:
-            return self._after_close()
-        self._admission_fresh = True
-        return self._next(now_ms)
+        ledger.succeeded(ledger.flight)
+        self._gate.read(policy)
+        return self._after_close() if self.closed else self._next()
 
     def on_touched(self, version: int, now_ms: int) -> list[Action]:
         """Touch succeeded."""
-        flight = self._flight
-        if flight is None or not isinstance(flight.action, Touch):
+        ledger = self._ledger
+        if ledger is None or ledger.flight is None or not isinstance(ledger.flight.action, Touch):
             return [self._note("error", "unexpected_outcome", outcome="touched")]
-        self._flight = None
-        self._acknowledged = flight.stored
+        ledger.succeeded(ledger.flight)
         self._version = max(self._version, version)
-        return self._after_close() if self.closed else self._next(now_ms)
+        return self._after_close() if self.closed else self._next()
 
     def on_touch_failed(self, error: PyschedulerError, now_ms: int) -> list[Action]:
         """Touch failed."""
         return self._failed(error, now_ms)
 
     def _failed(self, error: PyschedulerError, now_ms: int) -> list[Action]:
-        flight, self._flight = self._flight, None
-        if flight is None:
+        ledger = self._ledger
+        if ledger is None or ledger.flight is None:
             return [self._note("error", "unexpected_outcome", outcome=type(error).__name__)]
-        if self.closed:
-            return self._after_close()
-        answer = flight.answer
-        flight.answer = False
-        self._owe(flight)
+        flight = ledger.flight
+        ledger.failed(flight)
+        return self._after_close() if self.closed else self._after_failure(ledger, flight, error, now_ms)
+
+    def _after_failure(self, ledger: Ledger, flight: Flight, error: PyschedulerError, now_ms: int) -> list[Action]:
+        message = f"the scheduler's store refused the node; it stays connected and is tried again: {error}"
+        code = ErrorCode.INTERNAL_ERROR
         match error:
-            case AdmissionChanged():
-                return self._admission_changed(error, answer, now_ms)
             case NodeIdConflict():
-                return self._superseded(str(error))
+                return self._superseded(ledger, str(error))
             case SessionLost(unknown=False):
-                return self._superseded("another connection has taken over this node id")
-            case SessionLost() if self._session is not None and not isinstance(flight.action, Register):
-                self._register_due = True
-                self._answer_owed = self._answer_owed or answer
-                return [self._note("info", "lost_by_store"), *self._next(now_ms)]
-            case LimitExceeded() if flight.stored and self._known_digest not in ("", flight.stored.digest):
-                # The node goes on with the facts it had: its lease is renewed, and the next heartbeat tries again.
-                self._refused_digest = flight.stored.digest
-                self._ack_owed = False
-                reply = self._answer(ErrorCode.INTERNAL_ERROR, f"the change is not stored: {error}", answer)
-                return [self._note("warning", "update_refused", error=str(error)), *reply, *self._next(now_ms)]
+                return self._superseded(ledger, _TAKEN_OVER)
+            case SessionLost() if ledger.session is not None and not isinstance(flight.action, Register):
+                ledger.register_again()
+                return [self._note("info", "lost_by_store"), *self._next()]
+            case LimitExceeded() if ledger.keeps_known_facts(flight):
+                reply = self._answer(ledger, code, f"the change is not stored: {error}")
+                return [self._note("warning", "update_refused", error=str(error)), *reply, *self._next()]
+            case AdmissionChanged(policy_json=policy_json):
+                try:
+                    if self._gate.changed(AdmissionPolicy.from_json(policy_json)):
+                        return self._next()
+                    message = "the admission policy keeps changing; the registration is kept and tried again"
+                except InvalidInput as problem:
+                    message = f"the admission policy in the store cannot be read: {problem}"
             case StoreUnavailable():
-                return self._wait(
-                    ErrorCode.SCHEDULER_DEPENDENCY_DOWN,
-                    "the scheduler's store cannot be reached; the node stays connected and is stored when it is back",
-                    error,
-                    answer,
-                    now_ms,
-                )
-            case _:
-                message = f"the scheduler's store refused the node; it stays connected and is tried again: {error}"
-                return self._wait(ErrorCode.INTERNAL_ERROR, message, error, answer, now_ms)
+                code, message = ErrorCode.SCHEDULER_DEPENDENCY_DOWN, _OUTAGE
+        ledger.wait(now_ms)
+        reply = self._answer(ledger, code, message)
+        return [self._note("warning" if reply else "debug", "store_call_failed", error=str(error)), *reply]
 
-    def _admission_changed(self, error: AdmissionChanged, answer: bool, now_ms: int) -> list[Action]:
-        self._admission_rounds += 1
-        try:
-            self._admission = AdmissionPolicy.from_json(error.policy_json)
-        except InvalidInput as problem:
-            message = f"the admission policy in the store cannot be read: {problem}"
-            return self._wait(ErrorCode.INTERNAL_ERROR, message, error, answer, now_ms)
-        self._admission_due = True
-        self._admission_fresh = True
-        if self._admission_rounds >= MAX_ADMISSION_ROUNDS:
-            self._admission_rounds = 0
-            message = "the admission policy keeps changing; the registration is kept and tried again"
-            return self._wait(ErrorCode.INTERNAL_ERROR, message, error, answer, now_ms)
-        self._answer_owed = self._answer_owed or answer
-        return self._next(now_ms)
-
-    def _wait(self, code: ErrorCode, message: str, error: PyschedulerError, answer: bool, now_ms: int) -> list[Action]:
-        """Keep what is due until a message, a tick or ``resume`` tries again."""
-        self._blocked_ms = now_ms
-        self._admission_fresh = False
-        note = self._note("warning" if answer else "debug", "store_call_failed", error=str(error))
-        return [note, *self._answer(code, message, answer)]
-
-    def _answer(self, code: ErrorCode, message: str, answer: bool) -> list[Action]:
-        owed = answer or self._answer_owed
-        self._answer_owed = False
-        return [Send(protocol.error_reply(code, message))] if owed else []
-
-    def _owe(self, flight: _Flight) -> None:
-        """Take back what a call that did not do it owed."""
-        self._ack_owed = self._ack_owed or flight.ack
-        self._answer_owed = self._answer_owed or flight.answer
-        self._heartbeat_owed = self._heartbeat_owed or flight.heartbeat
+    def _answer(self, ledger: Ledger, code: ErrorCode, message: str) -> list[Action]:
+        return [Send(protocol.error_reply(code, message))] if ledger.takes_answer() else []
 
     # --- what the store says by itself ---
 
@@ -557,26 +381,27 @@ class NodeSession:
 
         Ignored while a write is in flight, whose outcome is newer, and if ``version`` is older than one already seen.
         """
-        if self.closed or self._session is None or version < self._version:
+        ledger = self._ledger
+        if self.closed or ledger is None or ledger.session is None or version < self._version:
             return []
-        if self._flight is not None and not isinstance(self._flight.action, Touch):
+        if ledger.flight is not None and not isinstance(ledger.flight.action, Touch):
             return []
         self._version = version
-        return self._push(status, pool, pool_id, "")
+        return self._push(ledger, status, pool, pool_id, "")
 
     def on_taken_over(self, now_ms: int) -> list[Action]:
         """Another connection has registered the node under a newer epoch."""
-        if self.closed or self._session is None:
+        ledger = self._ledger
+        if self.closed or ledger is None or ledger.session is None:
             return []
-        return self._superseded("another connection has taken over this node id")
+        return self._superseded(ledger, _TAKEN_OVER)
 
     def resume(self, now_ms: int) -> list[Action]:
         """The store is back, maybe without its data: register again what this socket holds, under its epoch."""
-        if self.closed or self._lifecycle is None:
+        if self.closed or self._ledger is None:
             return []
-        self._blocked_ms = None
-        self._register_due = True
-        return self._next(now_ms)
+        self._ledger.register_again()
+        return self._next()
 
     # --- the end ---
 
@@ -591,18 +416,29 @@ class NodeSession:
 
     def _after_close(self) -> list[Action]:
         """Release once the socket is gone and no call is in flight that could still register the node."""
-        if not self._gone or self._flight is not None or self._phase is _Phase.ENDED:
+        if not self._gone or self.in_flight or self._phase is _Phase.ENDED:
             return []
         self._phase = _Phase.ENDED
-        session, self._session = self._session, None
-        return [Release(self._release_reason)] if session is not None else []
+        if self._ledger is None or self._ledger.session is None:
+            return []
+        self._ledger.session = None
+        return [Release(self._release_reason)]
 
-    def _superseded(self, message: str) -> list[Action]:
-        self._session = None  # nothing of this node is ours to release any more
+    def _superseded(self, ledger: Ledger, message: str) -> list[Action]:
+        ledger.session = None  # nothing of this node is ours to release any more
         return [
             self._note("warning", "superseded", reason=message),
             Send(protocol.error_reply(ErrorCode.NODE_ID_CONFLICT, message)),
             self._close(CloseCode.SUPERSEDED, message),
+        ]
+
+    def _not_admitted(self, missing: list[Missing]) -> list[Action]:
+        self._release_reason = "registration_refused"
+        codes = ", ".join(item.code for item in missing)
+        return [
+            self._note("warning", "registration_refused", codes=codes, missing="; ".join(m.message for m in missing)),
+            *(Send(protocol.error_reply(item.code, item.message)) for item in missing),
+            self._close(CloseCode.REGISTRATION_REFUSED, f"registration refused: {codes}"),
         ]
 
     def _close(self, code: CloseCode, reason: str) -> Close:
@@ -612,91 +448,38 @@ class NodeSession:
 
     # --- what to do next ---
 
-    def _next(self, now_ms: int) -> list[Action]:
-        profile, lifecycle = self._profile, self._lifecycle
-        if self._flight is not None or self._blocked_ms is not None or profile is None or lifecycle is None:
+    def _next(self) -> list[Action]:
+        ledger, gate = self._ledger, self._gate
+        if ledger is None or not ledger.may_call:
             return []
-        if self._admission_due:
-            refused = self._check_admission(profile)
-            if refused is not None:
-                return refused
-        known = self._acknowledged
-        if known is not None and profile.digest == self._refused_digest:
-            facts, record, digest = known.facts, known.record, known.digest
-        else:
-            facts, record, digest = profile.facts, profile.record, profile.digest
-        stored = _Stored(facts, record, digest, lifecycle.status, self._load, self._usage)
-        if self._register_due:
-            epoch = self._session.epoch if self._session is not None else 0
-            checked_under = self._admission.digest if self._admission is not None and epoch == 0 else ""
-            return self._fly(Register(self._node_id, stored.report(), epoch, checked_under), stored)
-        if known is None:
-            return []
-        if self._ack_owed or stored.digest != known.digest or stored.status != known.status:
-            return self._fly(Update(stored.report(), self._reason(stored, known)), stored)
-        if self._heartbeat_owed:
-            touch = Touch(
-                stored.load if stored.load != known.load else None,
-                stored.usage if stored.usage != known.usage else None,
-            )
-            return self._fly(touch, stored)
-        self._answer_owed = False
-        return []
+        if gate.due or ledger.begins:
+            # Checked anew before each attempt to begin a session: the policy may have become known to be another.
+            missing = gate.check(ledger.profile)
+            if missing is None:
+                return [ledger.read_admission()]
+            if missing:
+                return self._not_admitted(missing)
+        call = ledger.next_call(gate.policy.digest if gate.policy is not None else "")
+        return [] if call is None else [call]
 
-    def _check_admission(self, profile: NodeProfile) -> list[Action] | None:
-        policy = self._admission
-        if policy is None:
-            return self._fly(ReadAdmission(), None)
-        missing = policy.check(profile.gpus, profile.schema_version)
-        if missing and not self._admission_fresh:
-            # The policy at hand may be out of date, and a refusal is final for some clients: look first.
-            return self._fly(ReadAdmission(), None)
-        if not missing:
-            self._admission_due = False
-            return None
-        self._release_reason = "registration_refused"
-        codes = ", ".join(item.code for item in missing)
-        return [
-            self._note("warning", "registration_refused", codes=codes, missing="; ".join(m.message for m in missing)),
-            *(Send(protocol.error_reply(item.code, item.message)) for item in missing),
-            self._close(CloseCode.REGISTRATION_REFUSED, f"registration refused: {codes}"),
-        ]
-
-    def _fly(self, action: StoreAction, stored: _Stored | None) -> list[Action]:
-        """Start a store call. It takes along what is owed; if it fails, ``_owe`` takes that back."""
-        writes = not isinstance(action, ReadAdmission)
-        acks = isinstance(action, Register | Update) and self._ack_owed
-        self._flight = _Flight(action, stored, acks, self._answer_owed, writes and self._heartbeat_owed)
-        self._answer_owed = False
-        if acks:
-            self._ack_owed = False
-        if writes:
-            self._heartbeat_owed = False
-        return [action]
-
-    @property
-    def _known_digest(self) -> str:
-        return self._acknowledged.digest if self._acknowledged is not None else ""
-
-    def _reason(self, stored: _Stored, known: _Stored) -> str:
-        reasons = []
-        if stored.facts != known.facts:
-            reasons.append("facts_changed")
-        elif stored.digest != known.digest:
-            reasons.append("record_changed")
-        if stored.status != known.status:
-            reasons.append(self._status_reason)
-        return ("; ".join(reasons) or "registered_again")[:MAX_REASON_CHARS]
-
-    def _push(self, status: NodeStatus, pool: str | None, pool_id: int | None, reason: str) -> list[Action]:
-        current = (status, pool, pool_id)
-        last = self._pushed
+    def _push(
+        self, ledger: Ledger, status: NodeStatus, pool: str | None, pool_id: int | None, reason: str
+    ) -> list[Action]:
+        current, last = (status, pool, pool_id), self._pushed
         if current == last:
             return []
         self._pushed = current
-        why = self._why(last[0] if last is not None else None, status, pool, reason)
+        before = last[0] if last is not None else None
+        if status is before:
+            why = reason or ("In no pool now" if pool is None else "In another pool now")
+        elif status is NodeStatus.DRAINING:
+            why = "Held: takes no new work"
+        elif before is NodeStatus.DRAINING:
+            why = "No hold is left"
+        else:
+            why = (ledger.status_reason if status is ledger.status else "") or reason or status.value
         text = protocol.node_status(
-            self._node_id,
+            ledger.node_id,
             status=status,
             reason=why[:MAX_REASON_CHARS],
             timestamp=self._policy.clock(),
@@ -706,19 +489,9 @@ class NodeSession:
         )
         return [Send(text)]
 
-    def _why(self, before: NodeStatus | None, status: NodeStatus, pool: str | None, reason: str) -> str:
-        if status is before:
-            return reason or ("In no pool now" if pool is None else "In another pool now")
-        if status is NodeStatus.DRAINING:
-            return "Held: takes no new work"
-        if before is NodeStatus.DRAINING:
-            return "No hold is left"
-        own = self._status_reason if self._lifecycle is not None and status is self._lifecycle.status else ""
-        return own or reason or status.value
-
-    def _note(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: str | int) -> Note:
+    def _note(self, level: Level, event: str, **fields: str | int) -> Note:
         cut = {
             name: value if isinstance(value, int) else value[: 8 * MAX_SHOWN_CHARS] for name, value in fields.items()
         }
-        named = {"node_id": self._node_id} if self._node_id else {}
+        named = {"node_id": self._ledger.node_id} if self._ledger is not None else {}
         return Note(level, event, {**named, **cut})

@@ -1,4 +1,4 @@
-"""For each script one call that it accepts, on a namespace with a node and a declared pool: what the tests of bad input start from."""
+"""For each script one call that it accepts, on a namespace with nodes and pools: what tests of bad input start from."""
 
 from __future__ import annotations
 

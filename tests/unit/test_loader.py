@@ -71,7 +71,7 @@ def test_a_wrong_include_is_refused_with_its_line(files: dict[str, str], message
 
 
 def test_a_script_without_its_first_line_is_refused() -> None:
-    with pytest.raises(ScriptError, match="a.lua:1: a script begins with #!lua"):
+    with pytest.raises(ScriptError, match=r"a\.lua:1: a script begins with #!lua"):
         load_scripts({"a.lua": "return 1"})
 
 
@@ -91,7 +91,7 @@ def test_the_text_for_old_engines_differs_in_its_first_line_only(script) -> None
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=lambda script: script.name)
 def test_a_header_says_what_the_body_does(script) -> None:
-    """The keys that the body binds, the events that it emits and the statuses that it replies are those of the header."""
+    """The keys that the body binds, the events that it emits and the statuses that it replies: as in the header."""
     body = (lua_directory() / f"{script.name}.lua").read_text()
     binds = {
         int(number): name
@@ -144,7 +144,7 @@ def test_a_wrapper_that_disagrees_with_its_header_fails_at_import() -> None:
 
     def no_such_script() -> None: ...
 
-    with pytest.raises(ScriptError, match="there is no lua/no_such_script.lua"):
+    with pytest.raises(ScriptError, match=r"there is no lua/no_such_script\.lua"):
         calls._verb(no_such_script)
 
 

@@ -1,0 +1,3 @@
+"""The registry process: ``pyscheduler serve``."""
+
+from __future__ import annotations

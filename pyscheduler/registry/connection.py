@@ -1,0 +1,452 @@
+"""One node socket: runs the pure session machine against the store and a transport.
+
+The machine says what to do, in order; this module does it and reports the outcomes back. Three parties feed a
+connection: its reader (frames), the process's timer (deadlines) and the background work (what the store says). All of
+them only append actions; one runner at a time executes them, so there is never more than one store call in flight for
+a socket, and a reader that waits for the runner is the backpressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pyscheduler.core.admission import AdmissionPolicy
+from pyscheduler.core.codes import CloseCode
+from pyscheduler.core.results import NodeState, Registration, Session
+from pyscheduler.core.session import (
+    Action,
+    Close,
+    NodeSession,
+    Note,
+    ReadAdmission,
+    Register,
+    Release,
+    Send,
+    SessionPolicy,
+    StoreAction,
+    Touch,
+    Update,
+)
+from pyscheduler.errors import (
+    AdmissionChanged,
+    InvalidInput,
+    NodeIdConflict,
+    OutcomeUnknown,
+    PyschedulerError,
+    SessionLost,
+    StoreUnavailable,
+)
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from pyscheduler.allocator import Allocator
+    from pyscheduler.registry.metrics import Metrics
+    from pyscheduler.registry.sockets import Sockets
+
+MAX_QUEUED_ACTIONS: Final = 256
+"""Actions that wait for a transport that does not move; beyond them the socket is cut."""
+
+_NOTE_BURST: Final = 32
+_NOTES_PER_SECOND: Final = 1.0
+
+_CALL_NAMES: Final = {ReadAdmission: "admission", Register: "register", Update: "update", Touch: "heartbeat"}
+
+
+class Transport(Protocol):
+    """What a connection needs of the WebSocket under it."""
+
+    async def send(self, text: str) -> None:
+        """Send a text frame; waits while the peer does not read. Raises OSError once the socket is gone."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake. Raises OSError once the socket is gone."""
+
+    def abort(self) -> None:
+        """Drop the socket at once, with whatever is still to be sent."""
+
+
+def now_ms() -> int:
+    """The process's monotonic clock, in ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a process share.
+
+    Args:
+        allocator: the store.
+        sockets: the process's table of sockets.
+        metrics: counters.
+        log: the log.
+        instance: id of this process.
+        policy: session policy; its admission part follows the store.
+        lease_ms: lease of a node, in ms.
+        grace_ms: reconnect grace, in ms.
+        send_timeout_ms: how long one message may take to leave, in ms.
+        takeover: whether a newcomer with the id of a live node displaces it.
+    """
+
+    allocator: Allocator
+    sockets: Sockets
+    metrics: Metrics
+    log: FilteringBoundLogger
+    instance: str
+    policy: SessionPolicy
+    lease_ms: int
+    grace_ms: int
+    send_timeout_ms: int
+    takeover: bool
+    _opened: int = field(default=0, init=False)
+
+    def new_session_id(self) -> str:
+        """A name for one socket's tenure that no other process and no later start of this one can make again."""
+        self._opened += 1
+        return f"{self.instance}:{self._opened}:{secrets.token_hex(4)}"
+
+    def learn_admission(self, policy: AdmissionPolicy) -> None:
+        """Later sockets begin with the admission policy that was seen last."""
+        if policy != self.policy.admission:
+            self.policy = replace(self.policy, admission=policy)
+
+
+class Connection:
+    """One node socket.
+
+    Args:
+        shared: see :class:`Shared`.
+        transport: the socket.
+        peer: the address of the other side, for the log.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_actions",
+        "_load",
+        "_lock",
+        "_notes_at_ms",
+        "_notes_left",
+        "_notes_lost",
+        "_runner",
+        "_sending_since_ms",
+        "_session",
+        "_shared",
+        "_transport",
+        "_transport_gone",
+        "machine",
+        "node_class",
+        "peer",
+        "pool",
+    )
+
+    def __init__(self, shared: Shared, transport: Transport, peer: str) -> None:
+        self.machine = NodeSession(shared.new_session_id(), shared.policy, now_ms())
+        self.peer = peer
+        self.node_class: int | None = None
+        self.pool: str | None = None
+        self._shared = shared
+        self._transport = transport
+        self._transport_gone = False
+        self._session: Session | None = None
+        self._load = 0.0
+        self._actions: deque[Action] = deque()
+        self._lock = asyncio.Lock()
+        self._runner: asyncio.Task[None] | None = None
+        self._sending_since_ms: int | None = None
+        self._notes_left = float(_NOTE_BURST)
+        self._notes_at_ms = now_ms()
+        self._notes_lost = 0
+
+    @property
+    def node_id(self) -> str | None:
+        """The node's id, once it has registered or tries to."""
+        return self.machine.node_id
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the session that the store gave this socket last; 0 before the first."""
+        return self._session.epoch if self._session is not None else 0
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether the node has asked to be registered, never was, and nothing is under way about it."""
+        machine = self.machine
+        return machine.node_id is not None and not self.epoch and not machine.in_flight and not machine.closed
+
+    # --- the reader --------------------------------------------------------------------------------------------------
+
+    async def on_text(self, text: str) -> None:
+        """A text frame came. Returns when everything that it led to is done: read the next one only then."""
+        await self._do(self.machine.on_text(text, now_ms()))
+
+    async def on_binary(self) -> None:
+        """A binary frame came."""
+        await self._do(self.machine.on_binary(now_ms()))
+
+    async def on_oversize(self, size: int) -> None:
+        """A frame of ``size`` bytes came, more than a message may have."""
+        await self._do(self.machine.on_oversize(size, now_ms()))
+
+    async def on_closed(self, reason: str = "") -> None:
+        """The socket is closed. Returns when the node is released, or cannot be."""
+        self._transport_gone = True
+        await self._do(self.machine.on_close(now_ms(), reason))
+        self._tell_lost_notes()
+
+    # --- timer and background ----------------------------------------------------------------------------------------
+
+    def tick(self, now: int) -> None:
+        """Keep the deadlines: the machine's, and that of a message on its way out. ``now``: ms, monotonic."""
+        since = self._sending_since_ms
+        if since is not None and now - since >= self._shared.send_timeout_ms:
+            self._cut("peer_does_not_read")
+            return
+        self._start(self.machine.on_tick(now))
+
+    def taken_over(self) -> None:
+        """Another socket has this node id now."""
+        self._start(self.machine.on_taken_over(now_ms()))
+
+    def on_state(self, state: NodeState) -> None:
+        """What the store says of the node."""
+        self.node_class, self.pool = state.node_class, state.pool
+        self._start(self.machine.on_state(state.status, state.pool, state.pool_id, state.version, now_ms()))
+
+    async def put_back(self) -> bool:
+        """The store has lost the node: register it again under its epoch.
+
+        Returns:
+            Whether the node is registered afterwards.
+        """
+        await self._do(self.machine.resume(now_ms()))
+        return self.machine.session is not None
+
+    async def shut_down(self) -> None:
+        """The process stops: release the node, then close the socket so that the node goes elsewhere."""
+        actions = self.machine.on_close(now_ms(), "server_restart")
+        await self._do([*actions, Close(CloseCode.SERVER_RESTART, "server restart")])
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        self._transport_gone = True
+        self._transport.abort()
+
+    # --- the runner --------------------------------------------------------------------------------------------------
+
+    async def _do(self, actions: list[Action]) -> None:
+        self._actions.extend(actions)
+        if self._actions or self._lock.locked():
+            await self._run()
+
+    def _start(self, actions: list[Action]) -> None:
+        if not actions:
+            return
+        self._actions.extend(actions)
+        if len(self._actions) > MAX_QUEUED_ACTIONS:
+            self._cut("too_much_to_send")
+        elif not self._lock.locked() and (self._runner is None or self._runner.done()):
+            self._runner = asyncio.create_task(self._run(), name="pyscheduler-connection")
+
+    async def _run(self) -> None:
+        async with self._lock:
+            while self._actions:
+                # An outcome's actions come before what was queued meanwhile: they belong to the action before.
+                self._actions.extendleft(reversed(await self._execute(self._actions.popleft())))
+
+    async def _execute(self, action: Action) -> list[Action]:
+        match action:
+            case Touch():
+                return await self._call(action, self._touch(action), self.machine.on_touch_failed)
+            case Register():
+                return await self._call(action, self._register(action), self.machine.on_refused)
+            case Update():
+                return await self._call(action, self._update(action), self.machine.on_refused)
+            case ReadAdmission():
+                return await self._call(action, self._read_admission(), self.machine.on_refused)
+            case Send(text=text):
+                await self._send(text)
+            case Close(code=code, reason=reason):
+                await self._close(code, reason)
+            case Release(reason=reason):
+                await self._release(reason)
+            case Note():
+                self._note(action)
+        return []
+
+    async def _call(
+        self,
+        action: StoreAction,
+        call: Awaitable[list[Action]],
+        failed: Callable[[PyschedulerError, int], list[Action]],
+    ) -> list[Action]:
+        name = _CALL_NAMES[type(action)]
+        metrics, started, outcome = self._shared.metrics, time.perf_counter(), "ok"
+        try:
+            return await call
+        except AdmissionChanged as error:
+            outcome = "admission_changed"
+            self._learn(error)
+            return failed(error, now_ms())
+        except PyschedulerError as error:
+            outcome = _outcome(error)
+            return failed(error, now_ms())
+        except Exception as error:
+            # A defect of ours. The machine must have its outcome all the same, or the socket would hang for good.
+            outcome = "defect"
+            self._shared.log.error("store_call_defect", call=name, node_id=self.node_id, exc_info=error)
+            return failed(PyschedulerError(f"internal error in {name}"), now_ms())
+        finally:
+            metrics.store_calls.labels(name, outcome).inc()
+            metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
+
+    def _learn(self, error: AdmissionChanged) -> None:
+        try:
+            self._shared.learn_admission(AdmissionPolicy.from_json(error.policy_json))
+        except InvalidInput:
+            return  # the machine says so
+
+    async def _read_admission(self) -> list[Action]:
+        policy = await self._shared.allocator.admission()
+        self._shared.learn_admission(policy)
+        return self.machine.on_admission(policy, now_ms())
+
+    async def _register(self, action: Register) -> list[Action]:
+        shared = self._shared
+        shared.sockets.remember(action.node_id)
+        registration = await shared.allocator.register(
+            action.node_id,
+            action.report,
+            session_id=self.machine.session_id,
+            instance=shared.instance,
+            lease_ms=shared.lease_ms,
+            epoch=action.epoch,
+            admission_digest=action.admission_digest,
+            takeover=shared.takeover,
+        )
+        self._load = action.report.load
+        return self._registered(registration)
+
+    async def _update(self, action: Update) -> list[Action]:
+        registration = await self._shared.allocator.update(
+            self._held(), action.report, lease_ms=self._shared.lease_ms, reason=action.reason
+        )
+        self._load = action.report.load
+        return self._registered(registration)
+
+    def _registered(self, registration: Registration) -> list[Action]:
+        self._session = registration.session
+        self.node_class, self.pool = registration.node_class, registration.pool
+        actions = self.machine.on_registered(registration, now_ms())
+        if self.machine.session is not None:
+            loser = self._shared.sockets.claim(registration.session.node_id, self)
+            if loser is self:
+                actions += self.machine.on_taken_over(now_ms())
+            elif loser is not None:
+                loser.taken_over()
+        return actions
+
+    async def _touch(self, action: Touch) -> list[Action]:
+        load = action.load
+        if load is None and action.usage is not None:
+            load = self._load  # the store takes usage together with its load only
+        version = await self._shared.allocator.heartbeat(
+            self._held(), lease_ms=self._shared.lease_ms, load=load, usage=action.usage
+        )
+        if load is not None:
+            self._load = load
+        return self.machine.on_touched(version, now_ms())
+
+    def _held(self) -> Session:
+        if self._session is None:
+            raise PyschedulerError("no session to act for")
+        return self._session
+
+    async def _release(self, reason: str) -> None:
+        if self._session is None:
+            return
+        started, outcome = time.perf_counter(), "ok"
+        try:
+            if not await self._shared.allocator.release(self._session, grace_ms=self._shared.grace_ms, reason=reason):
+                outcome = "stale"
+        except PyschedulerError as error:
+            # Nothing is lost: without a heartbeat the lease ends by itself, only later.
+            outcome = _outcome(error)
+            self._shared.log.warning("release_failed", node_id=self.node_id, error=str(error))
+        finally:
+            self._shared.metrics.store_calls.labels("release", outcome).inc()
+            self._shared.metrics.store_seconds.labels("release").observe(time.perf_counter() - started)
+
+    # --- the transport -----------------------------------------------------------------------------------------------
+
+    async def _send(self, text: str) -> None:
+        if self._transport_gone:
+            return
+        self._sending_since_ms = now_ms()
+        try:
+            await self._transport.send(text)
+            self._shared.metrics.count_reply(text)
+        except OSError:
+            self._transport_gone = True
+        finally:
+            self._sending_since_ms = None
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self._transport_gone:
+            return
+        self._transport_gone = True
+        self._shared.metrics.closed.labels(str(int(code))).inc()
+        self._sending_since_ms = now_ms()
+        try:
+            await self._transport.close(code, reason)
+        except OSError:
+            pass
+        finally:
+            self._sending_since_ms = None
+
+    def _cut(self, why: str) -> None:
+        self._shared.log.info("connection_cut", node_id=self.node_id, peer=self.peer, reason=why)
+        # What waits is still executed: messages go nowhere now, but a store call owes its outcome to the machine.
+        self.abort()
+
+    # --- log lines ---------------------------------------------------------------------------------------------------
+
+    def _note(self, note: Note) -> None:
+        # One node must not fill the log: a burst, then one line a second.
+        now = now_ms()
+        self._notes_left = min(
+            float(_NOTE_BURST), self._notes_left + (now - self._notes_at_ms) / 1000 * _NOTES_PER_SECOND
+        )
+        self._notes_at_ms = now
+        if self._notes_left < 1:
+            self._notes_lost += 1
+            return
+        self._notes_left -= 1
+        # A registration is told by the store's own event, with its reason; this line would be the second.
+        level = "debug" if note.event == "registered" else note.level
+        fields = {"peer": self.peer, **note.fields}
+        getattr(self._shared.log, level)(note.event, **fields)
+
+    def _tell_lost_notes(self) -> None:
+        if self._notes_lost:
+            self._shared.log.warning("log_lines_left_out", node_id=self.node_id, peer=self.peer, lines=self._notes_lost)
+            self._notes_lost = 0
+
+
+def _outcome(error: PyschedulerError) -> str:
+    match error:
+        case SessionLost():
+            return "unknown_session" if error.unknown else "stale"
+        case NodeIdConflict():
+            return "conflict"
+        case OutcomeUnknown():
+            return "unknown_outcome"
+        case StoreUnavailable():
+            return "unavailable"
+    return "refused"

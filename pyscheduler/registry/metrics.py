@@ -1,0 +1,122 @@
+"""Metrics of one process, for Prometheus.
+
+Every label takes its values from a fixed set. Node ids, pool names and versions are no labels: a fleet would make as
+many time series, and the API under ``/api/v1`` answers such questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+EVENT_TYPES: Final = frozenset(
+    {
+        "node.registered",
+        "node.assigned",
+        "node.released",
+        "node.expired",
+        "node.status",
+        "pool.created",
+        "pool.removed",
+        "config.bumped",
+        "class.remapped",
+        "reconcile.ran",
+        "reconcile.braked",
+    }
+)
+
+_ERROR_PREFIX: Final = '{"type":"error","code":"'
+_REPLY_PREFIX: Final = '{"type":"'
+_CALL_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own: two processes in one interpreter do not mix."""
+
+    def __init__(self) -> None:
+        # A second series per counter that says when it began would double the page for nothing anybody asks.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self._registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"pyscheduler_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"pyscheduler_{name}", text, labels, registry=registry)
+
+        # The node door.
+        self.connections = gauge("node_connections", "Node connections that are open in this process.")
+        self.sessions = gauge("node_sessions", "Nodes that are registered through this process.")
+        self.opened = counter("node_connections_opened", "Node connections by what became of them at first.", "outcome")
+        self.closed = counter(
+            "node_connections_closed", "Node connections that this process closed, by close code.", "code"
+        )
+        self.frames = counter("node_frames", "Messages from nodes, by the kind of frame.", "kind")
+        self.sent = counter("node_replies", "Messages to nodes, by type.", "type")
+        self.errors = counter("node_errors", "Error messages to nodes, by code.", "code")
+        # The store.
+        self.store_up = gauge("store_up", "1 while the store can be reached, else 0.")
+        self.store_calls = counter("store_calls", "Store calls for nodes, by call and outcome.", "call", "outcome")
+        self.store_seconds = Histogram(
+            "pyscheduler_store_call_seconds",
+            "Time of a store call for a node.",
+            ["call"],
+            registry=registry,
+            buckets=_CALL_SECONDS,
+        )
+        # Background work.
+        self.events = counter("events", "Events of the namespace that this process has seen, by type.", "type")
+        self.events_lost = counter(
+            "events_lost", "Times that this process had to read the state anew, having lost events."
+        )
+        self.reconciled = counter("reconcile_passes", "Reconcile passes of this process, by outcome.", "outcome")
+        self.expired = counter("nodes_expired", "Nodes whose lease this process found lapsed.")
+        self.braked = gauge("reconcile_braked", "1 while expiry is slowed down since too many leases lapsed at once.")
+        self.violations = counter(
+            "invariant_violations", "Violations of the stored state that reconcile passes have found."
+        )
+        self.recovered = counter("nodes_recovered", "Nodes that this process put back after the store had lost them.")
+        # The fleet, as of the last look.
+        self.config_version = gauge("config_version", "Configuration version last seen.")
+        self.nodes = gauge("nodes", "Live nodes of the namespace.")
+        self.ready = gauge("nodes_ready", "Nodes of the namespace that may take work and are in a pool.")
+        self.unmatched = gauge("nodes_unmatched", "Live nodes of the namespace that no pool takes.")
+        self.pools = gauge("pools", "Pools of the namespace, by origin.", "origin")
+        self.empty_pools = gauge("pools_empty", "Pools of the namespace without a live node.")
+
+    def count_reply(self, text: str) -> None:
+        """Count one message to a node, by the head of its text: it was just encoded, and is not decoded for this."""
+        if text.startswith(_ERROR_PREFIX):
+            self.sent.labels("error").inc()
+            self.errors.labels(_word(text, len(_ERROR_PREFIX))).inc()
+        elif text.startswith(_REPLY_PREFIX):
+            self.sent.labels(_word(text, len(_REPLY_PREFIX))).inc()
+
+    def count_event(self, kind: str) -> None:
+        """Count one event of the namespace."""
+        self.events.labels(kind if kind in EVENT_TYPES else "other").inc()
+
+    def set_fleet(
+        self, *, version: int, nodes: int, ready: int, unmatched: int, empty: int, pools: Mapping[str, int]
+    ) -> None:
+        """Take over a look at the whole namespace. ``pools``: number of pools by origin."""
+        self.config_version.set(version)
+        self.nodes.set(nodes)
+        self.ready.set(ready)
+        self.unmatched.set(unmatched)
+        self.empty_pools.set(empty)
+        for origin in ("declared", "auto"):
+            self.pools.labels(origin).set(pools.get(origin, 0))
+
+    def expose(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self._registry)
+
+
+def _word(text: str, start: int) -> str:
+    end = text.find('"', start)
+    return text[start:end] if start < end <= start + 40 else "other"

@@ -1,0 +1,358 @@
+"""What the operator door answers: models, so that its OpenAPI description is true.
+
+Names are those of the command line's ``--json``. Times called ``at`` are ms since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pyscheduler.core import results
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class ErrorBody(_View):
+    code: str = Field(description="Name of the error, such as not_found.")
+    message: str
+
+
+class ErrorView(_View):
+    error: ErrorBody
+
+
+class HealthView(_View):
+    status: Literal["ok"]
+    instance: str
+    version: str
+    uptime_s: float
+    connections: int = Field(description="Node connections that are open in this process.")
+    nodes: int = Field(description="Nodes that are registered through this process.")
+
+
+class ReadyView(_View):
+    ready: bool
+    reason: str = Field(description="Why not; empty when ready.")
+    store_ms: float | None = Field(description="Round trip to the store, in ms.")
+
+
+class HoldView(_View):
+    owner: str
+    reason: str
+    at: int
+
+    @classmethod
+    def of(cls, value: results.Hold) -> Self:
+        return cls(owner=value.owner, reason=value.reason, at=value.at_ms)
+
+
+def _node(value: results.NodeState) -> dict[str, Any]:
+    return {
+        "node_id": value.node_id,
+        "status": str(value.status),
+        "pool": value.pool,
+        "pool_id": value.pool_id,
+        "node_class": value.node_class,
+        "epoch": value.epoch,
+        "instance": value.instance,
+        "lease_ms": value.lease_ms,
+        "load": value.load,
+        "languages": value.languages,
+        "services": value.services,
+        "holds": tuple(HoldView.of(hold) for hold in value.holds),
+    }
+
+
+class NodeView(_View):
+    node_id: str
+    status: str = Field(description="registering, ready, degraded, draining or offline.")
+    pool: str | None
+    pool_id: int | None
+    node_class: int = Field(alias="class", description="Number of its capability class.")
+    epoch: int
+    instance: str = Field(description="Scheduler process that holds, or last held, its connection.")
+    lease_ms: int = Field(description="What is left of its lease, in ms; negative: lapsed, not yet expired.")
+    load: float
+    languages: tuple[str, ...]
+    services: tuple[str, ...]
+    holds: tuple[HoldView, ...]
+
+    @classmethod
+    def of(cls, value: results.NodeState) -> Self:
+        return cls(**_node(value))
+
+
+class NodePageView(_View):
+    version: int
+    total: int
+    limit: int
+    offset: int
+    nodes: tuple[NodeView, ...]
+
+
+class TransitionView(_View):
+    from_pool: str | None = Field(alias="from")
+    to: str | None
+    reason: str
+    version: int
+    at: int
+
+    @classmethod
+    def of(cls, value: results.Transition | None) -> Self | None:
+        if value is None:
+            return None
+        return cls(
+            from_pool=value.from_pool, to=value.to_pool, reason=value.reason, version=value.version, at=value.at_ms
+        )
+
+
+class NodeDetailView(NodeView):
+    version: int
+    registered_at: int
+    transition: TransitionView | None = Field(description="The last change of its pool or class.")
+    facts: Mapping[str, Any]
+    usage: Mapping[str, Any]
+    record: Mapping[str, Any] = Field(description="What the node registered with.")
+
+    @classmethod
+    def of_detail(cls, value: results.NodeDetail) -> Self:
+        return cls(
+            **_node(value.state),
+            version=value.state.version,
+            registered_at=value.registered_at_ms,
+            transition=TransitionView.of(value.transition),
+            facts=value.facts,
+            usage=value.usage,
+            record=value.record,
+        )
+
+
+class DecisionView(_View):
+    pool: str
+    origin: str
+    matches: bool
+    chosen: bool
+    failed: tuple[str, ...] = Field(description="Each constraint of the pool that the node does not meet.")
+
+
+class ExplanationView(_View):
+    node: NodeDetailView
+    reason: str
+    version: int
+    decisions: tuple[DecisionView, ...]
+
+    @classmethod
+    def of(cls, value: results.Explanation) -> Self:
+        return cls(
+            node=NodeDetailView.of_detail(value.node),
+            reason=value.reason,
+            version=value.version,
+            decisions=tuple(
+                DecisionView(
+                    pool=one.pool, origin=one.origin, matches=one.matches, chosen=one.chosen, failed=one.failed
+                )
+                for one in value.decisions
+            ),
+        )
+
+
+def _pool(value: results.PoolSummary) -> dict[str, Any]:
+    return {
+        "id": value.id,
+        "name": value.name,
+        "origin": value.origin,
+        "priority": value.priority,
+        "nodes": value.nodes,
+        "ready": value.ready,
+        "languages": value.languages,
+    }
+
+
+class PoolView(_View):
+    id: int
+    name: str
+    origin: str = Field(description="declared or auto.")
+    priority: int
+    nodes: int
+    ready: int
+    languages: tuple[str, ...]
+
+    @classmethod
+    def of(cls, value: results.PoolSummary) -> Self:
+        return cls(**_pool(value))
+
+
+class PoolTableView(_View):
+    version: int
+    document_version: int
+    nodes: int
+    unmatched_nodes: int
+    unmatched_classes: int
+    pools: tuple[PoolView, ...]
+
+    @classmethod
+    def of(cls, value: results.PoolTable) -> Self:
+        return cls(
+            version=value.version,
+            document_version=value.document_version,
+            nodes=value.nodes,
+            unmatched_nodes=value.unmatched_nodes,
+            unmatched_classes=value.unmatched_classes,
+            pools=tuple(PoolView.of(one) for one in value.pools),
+        )
+
+
+class ClassView(_View):
+    node_class: int = Field(alias="class")
+    nodes: int
+    ready: int
+    facts: Mapping[str, Any]
+
+
+class PairView(_View):
+    src: str
+    tgt: str
+
+
+class PoolDetailView(PoolView):
+    version: int
+    created_at: int
+    rule: Mapping[str, Any]
+    classes: tuple[ClassView, ...]
+    ready_services: tuple[str, ...]
+    ready_pairs: tuple[PairView, ...]
+
+    @classmethod
+    def of_detail(cls, value: results.PoolDetail) -> Self:
+        return cls(
+            **_pool(value.summary),
+            version=value.version,
+            created_at=value.created_at_ms,
+            rule=value.rule,
+            classes=tuple(
+                ClassView(node_class=one.node_class, nodes=one.nodes, ready=one.ready, facts=one.facts)
+                for one in value.classes
+            ),
+            ready_services=value.ready_services,
+            ready_pairs=tuple(PairView(src=src, tgt=tgt) for src, tgt in value.ready_pairs),
+        )
+
+
+class CandidateView(_View):
+    pool: str | None
+    pool_id: int | None
+    node_class: int = Field(alias="class")
+    nodes: int
+    ready: int
+    languages: tuple[str, ...]
+
+
+class CandidatesView(_View):
+    candidates: tuple[CandidateView, ...]
+
+    @classmethod
+    def of(cls, values: list[results.Candidate]) -> Self:
+        return cls(
+            candidates=tuple(
+                CandidateView(
+                    pool=one.pool,
+                    pool_id=one.pool_id,
+                    node_class=one.node_class,
+                    nodes=one.nodes,
+                    ready=one.ready,
+                    languages=one.languages,
+                )
+                for one in values
+            )
+        )
+
+
+class ConfigView(_View):
+    version: int = Field(
+        description="Version since which this document has been in force; 0: none yet, the defaults hold."
+    )
+    digest: str
+    document: Mapping[str, Any]
+
+
+class PoolChangeView(_View):
+    pool: str
+    change: str
+
+
+class HistoryEntryView(_View):
+    version: int
+    at: int
+    kind: str
+    author: str
+    reason: str
+    changes: tuple[PoolChangeView, ...]
+    has_document: bool
+
+    @classmethod
+    def of(cls, value: results.HistoryEntry) -> Self:
+        return cls(
+            version=value.version,
+            at=value.at_ms,
+            kind=value.kind,
+            author=value.author,
+            reason=value.reason,
+            changes=tuple(PoolChangeView(pool=one.pool, change=one.change) for one in value.changes),
+            has_document=value.has_document,
+        )
+
+
+class HistoryView(_View):
+    entries: tuple[HistoryEntryView, ...] = Field(description="Newest first.")
+
+
+class EventView(_View):
+    """One event. Fields that do not apply are left out; further ones depend on the type, and are text."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")
+
+    id: str
+    at: int
+    type: str
+    version: int
+    node_id: str | None = None
+    pool: str | None = None
+    from_pool: str | None = Field(default=None, alias="from")
+    to: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, value: results.Event) -> Self:
+        known = {
+            "id": value.id,
+            "at": value.at_ms,
+            "type": value.type,
+            "version": value.version,
+            "node_id": value.node_id,
+            "pool": value.pool,
+            "from": value.from_,
+            "to": value.to,
+            "reason": value.reason,
+        }
+        known = {name: text for name, text in known.items() if text is not None}
+        return cls.model_validate({**value.fields, **known})
+
+
+class EventsView(_View):
+    events: tuple[EventView, ...] = Field(description="Oldest first.")
+    next: str = Field(description="What to give as 'since' for the events after these.")
+
+
+class InstanceView(_View):
+    instance: str
+    lease_ms: int = Field(description="What is left of its lease, in ms; negative: it has not been heard of.")
+    info: Mapping[str, Any]
+
+
+class InstancesView(_View):
+    instances: tuple[InstanceView, ...]

@@ -1,0 +1,1 @@
+"""A fleet of real WebSocket nodes, to try a scheduler with: they register, heartbeat, change, drop and come back."""

@@ -1,0 +1,396 @@
+"""Reading: pools, nodes, candidates and events, each in one look; and the check that finds what is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pyscheduler.core.results import Event, NodeStatus
+from pyscheduler.errors import EventsLost, InvalidInput, NotFound, StoreError, StoreUnavailable
+from tests.cells import limited_cell
+from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
+from tests.oracle import read_state, violations
+from tests.support import wait_until_async
+
+DEADLINE_S = 10
+
+EN = pool("english", priority=3, semantic={"contains": ["en"]})
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+async def test_pools_are_listed_with_their_counts_in_one_look(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(EN))
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "en", "de", status=NodeStatus.DEGRADED)
+    await cell.register("c", "de", "fr")
+    await cell.register("d", facts=facts_of())
+    table = await cell.allocator.pools()
+    assert (table.version, table.document_version) == (3, 2)
+    assert [(row.name, row.id, row.origin, row.nodes, row.ready, row.priority) for row in table.pools] == [
+        ("de-fr", 2, "auto", 1, 1, 0),
+        ("english", 1, "declared", 2, 1, 3),
+    ]
+    assert [row.languages for row in table.pools] == [("de", "fr"), ("en",)]
+    assert (table.nodes, table.unmatched_nodes, table.unmatched_classes) == (4, 1, 1)
+
+
+async def test_a_pool_is_shown_with_its_rule_its_classes_and_what_is_ready_in_it(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(EN))
+    await cell.register("a", facts=facts_of("en", "zh", services=("asr", "nmt")))
+    await cell.register("b", facts=facts_of("en", "zh", services=("asr", "nmt")))
+    await cell.register("c", facts=facts_of("en", "fr", services=("asr", "vad")), status=NodeStatus.DEGRADED)
+    detail = await cell.allocator.pool("english")
+    assert detail.rule == {"semantic": {"contains": ["en"]}}
+    assert (detail.summary.nodes, detail.summary.ready) == (3, 2)
+    assert [(row.nodes, row.ready) for row in detail.classes] == [(2, 2), (1, 0)]
+    assert detail.classes[0].facts["services"] == ["asr", "nmt"]
+    assert detail.ready_services == ("asr", "nmt"), "what only a degraded node has is not ready"
+    assert detail.ready_pairs == (("en", "zh"), ("zh", "en"))
+    assert detail.created_at_ms == pytest.approx(await cell.now_ms(), abs=60_000)
+
+
+@pytest.mark.parametrize(("name", "error"), [("nowhere", NotFound), ("No Pool", InvalidInput), ("", InvalidInput)])
+async def test_a_pool_that_is_not_there_is_said_so(cell: Cell, name: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await cell.allocator.pool(name)
+    with pytest.raises(error):
+        await cell.allocator.nodes(pool=name)
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+async def found(cell: Cell, src: str, tgt: str, *services: str) -> list[str | None]:
+    return [candidate.pool for candidate in await cell.allocator.find(src, tgt, services)]
+
+
+async def test_whoever_can_serve_a_pair_is_found_whatever_the_pool_is_called(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "de", "en", "zh")
+    await cell.register("c", "de", "fr")
+    assert await found(cell, "zh", "en") == ["en-zh", "de-en-zh"]
+    assert await found(cell, "de", "en") == ["de-en-zh"]
+    assert await found(cell, "ZH", "EN") == ["en-zh", "de-en-zh"]
+    assert await found(cell, "zh-cn", "en") == []
+
+
+async def test_the_source_must_be_heard_the_target_understood_and_spoken_if_speech_is_wanted(cell: Cell) -> None:
+    await cell.register("mute", facts=facts_of("en", "zh", tts=("zh",)))
+    await cell.register("deaf", facts=facts_of("en", "zh", asr=("en",), labels={"x": "y"}))
+    assert [row.nodes for row in await cell.allocator.find("zh", "en")] == [1]
+    assert await found(cell, "zh", "en", "tts") == []
+    assert await found(cell, "en", "zh", "tts", "asr") == ["en-zh", "en-zh"]
+    assert await found(cell, "en", "zh", "vad") == []
+
+
+async def test_a_candidate_says_how_many_nodes_it_has_and_how_many_are_ready(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"enabled": False}))
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "en", "zh", status=NodeStatus.REGISTERING)
+    (candidate,) = await cell.allocator.find("en", "zh")
+    assert (candidate.pool, candidate.pool_id) == (None, None), "its class is found although no pool takes it"
+    assert (candidate.nodes, candidate.ready, candidate.languages) == (2, 1, ("en", "zh"))
+
+
+async def test_language_codes_that_begin_alike_are_kept_apart(cell: Cell) -> None:
+    await cell.register("a", "en-gb")
+    await cell.register("b", "en")
+    await cell.register("c", "eng")
+    assert await found(cell, "en", "en") == ["en"]
+    assert await found(cell, "en-gb", "en-gb") == ["en_gb"]
+
+
+@pytest.mark.parametrize(
+    ("src", "tgt", "services"), [("", "en", ()), ("en", "e" * 9, ()), ("en", "zh", ("a b",)), ("en", "zh", ("é",))]
+)
+async def test_a_malformed_question_is_refused(cell: Cell, src: str, tgt: str, services: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidInput):
+        await cell.allocator.find(src, tgt, services)
+    with pytest.raises(InvalidInput):
+        await cell.allocator.find("en", "zh", [f"s{number}" for number in range(65)])
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+async def test_nodes_are_read_in_pages_that_together_hold_each_once(cell: Cell) -> None:
+    for number in range(7):
+        await cell.register(f"n{number}", *(("en", "zh") if number % 2 else ("de",)))
+    seen = []
+    for offset in range(0, 8, 3):
+        page = await cell.allocator.nodes(limit=3, offset=offset)
+        assert page.total == 7
+        seen += [node.node_id for node in page.nodes]
+    assert sorted(seen) == [f"n{number}" for number in range(7)]
+    assert (await cell.allocator.nodes(offset=99)).nodes == ()
+
+
+async def test_the_nodes_of_one_pool_are_read_in_pages_over_its_classes(cell: Cell) -> None:
+    await cell.register("other", "de")
+    for number in range(6):
+        await cell.register(f"n{number}", facts=facts_of("en", gpu_memory_gb=(number // 2,)))
+    seen = []
+    for offset in range(0, 8, 4):
+        page = await cell.allocator.nodes(pool="en", limit=4, offset=offset)
+        assert page.total == 6
+        seen += [node.node_id for node in page.nodes]
+    assert seen == [f"n{number}" for number in range(6)]
+    assert [node.node_id for node in (await cell.allocator.nodes(pool="en", limit=1, offset=3)).nodes] == ["n3"]
+
+
+@pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 5001}, {"offset": -1}, {"offset": 10**10}])
+async def test_a_page_out_of_its_bounds_is_refused(cell: Cell, page: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput):
+        await cell.allocator.nodes(**page)  # type: ignore[arg-type]
+
+
+async def test_named_nodes_are_described_and_unknown_ones_left_out(cell: Cell) -> None:
+    await cell.register("a", "en", load=0.5)
+    await cell.register("b", "de")
+    states = await cell.allocator.describe(["b", "nobody", "", "a b", "a"])
+    assert [(state.node_id, state.pool, state.load) for state in states] == [("b", "de", 0.0), ("a", "en", 0.5)]
+    assert await cell.allocator.describe([]) == []
+    with pytest.raises(InvalidInput):
+        await cell.allocator.describe(["a"] * 5001)
+
+
+async def test_a_lease_that_lapsed_is_shown_as_lapsed_until_somebody_notices(cell: Cell) -> None:
+    await cell.register("a", "en")
+    await cell.advance(LEASE_MS + 10_000)
+    (state,) = await cell.allocator.describe(["a"])
+    assert -20_000 < state.lease_ms <= -10_000
+
+
+@pytest.mark.parametrize(("node_id", "error"), [("nobody", NotFound), ("", InvalidInput), ("a b", InvalidInput)])
+async def test_a_node_that_is_not_there_is_said_so(cell: Cell, node_id: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await cell.allocator.node(node_id)
+    with pytest.raises(error):
+        await cell.allocator.explain(node_id)
+
+
+async def test_version_and_round_trip(cell: Cell) -> None:
+    assert await cell.allocator.version() == 1
+    assert 0 < await cell.allocator.ping() < DEADLINE_S
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+async def test_events_are_read_in_order_from_an_id_on(cell: Cell) -> None:
+    await cell.register("a", "en")
+    everything = await cell.allocator.events()
+    assert [event.type for event in everything] == [
+        "config.bumped",
+        "pool.created",
+        "config.bumped",
+        "node.registered",
+        "node.assigned",
+    ]
+    assert [event.id for event in everything] == sorted(event.id for event in everything)
+    assert await cell.allocator.events(since=everything[1].id) == everything[2:]
+    assert await cell.allocator.events(since=everything[1].id, limit=1) == everything[2:3]
+    assert await cell.allocator.events(since=everything[-1].id) == []
+    assert await cell.allocator.events(since="0") == everything
+    assigned = everything[-1]
+    assert (assigned.node_id, assigned.pool, assigned.from_, assigned.to, assigned.reason) == (
+        "a",
+        "en",
+        None,
+        "en",
+        "new",
+    )
+    assert assigned.fields == {"class": "1"}
+
+
+@pytest.mark.parametrize("since", ["", "x", "1-x", "-1", "1-2-3", "１", "99999999999999999999-0", "1" * 50])
+async def test_what_is_no_event_id_is_refused(cell: Cell, since: str) -> None:
+    with pytest.raises(InvalidInput):
+        await cell.allocator.events(since=since)
+    with pytest.raises(InvalidInput):
+        await anext(cell.allocator.follow(since=since))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001])
+async def test_a_number_of_events_out_of_its_bounds_is_refused(cell: Cell, limit: int) -> None:
+    with pytest.raises(InvalidInput):
+        await cell.allocator.events(limit=limit)
+
+
+class Follower:
+    """Reads a stream of events, one at a time."""
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        self._events = events
+
+    async def next(self) -> Event:
+        async with asyncio.timeout(DEADLINE_S):
+            return await anext(self._events)
+
+    async def types(self, count: int) -> list[str]:
+        return [(await self.next()).type for _ in range(count)]
+
+
+async def blocked_readers(cell: Cell) -> list[str]:
+    clients = await cell.store.command("CLIENT", "LIST")
+    lines = clients if isinstance(clients, str) else str(clients)
+    return [line.split()[0].removeprefix("id=") for line in lines.splitlines() if "cmd=xread" in line.lower()]
+
+
+async def test_events_are_followed_as_they_happen(cell: Cell) -> None:
+    await cell.register("before", "en")
+    follower = Follower(cell.allocator.follow(block_ms=50))
+    first = asyncio.ensure_future(follower.next())
+    await wait_until_async(lambda: blocked_readers(cell), "the follower reads")
+    await cell.register("a", "en")
+    assert (await first).type == "node.registered"
+    assert (await follower.next()).type == "node.assigned"
+
+
+async def test_events_are_followed_from_the_beginning_or_from_an_id_without_a_gap(cell: Cell) -> None:
+    await cell.register("a", "en")
+    everything = await cell.allocator.events()
+    follower = Follower(cell.allocator.follow(since="-", block_ms=50))
+    assert [await follower.next() for _ in everything] == everything
+    await cell.register("b", "en")
+    assert await follower.types(2) == ["node.registered", "node.assigned"]
+    later = Follower(cell.allocator.follow(since=everything[0].id, block_ms=50))
+    assert [await later.next() for _ in everything[1:]] == everything[1:]
+
+
+async def test_who_follows_from_an_event_that_is_no_longer_kept_is_told(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, EVENTS_KEPT=10) as cell:
+        await cell.register("a", "en")
+        first = (await cell.allocator.events())[0]
+        for _ in range(150):
+            await cell.allocator.hold("a", owner="ops", reason="x")
+            await cell.allocator.lift("a", owner="ops", reason="x")
+        assert len(await cell.allocator.events()) < 150, "the stream is capped, in whole blocks"
+        with pytest.raises(EventsLost):
+            await anext(cell.allocator.follow(since=first.id))
+
+
+async def test_a_connection_that_breaks_ends_the_following_with_an_error(cell: Cell) -> None:
+    follower = Follower(cell.allocator.follow(block_ms=60_000))
+    waiting = asyncio.ensure_future(follower.next())
+    (reader,) = await wait_until_async(lambda: blocked_readers(cell), "the follower reads")
+    await cell.store.command("CLIENT", "KILL", "ID", reader)
+    with pytest.raises(StoreUnavailable):
+        await waiting
+
+
+# --- the check --------------------------------------------------------------------------------------------------------
+
+GHOST_RECORD = '{"instance":"x"}\n{}'
+
+BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
+    "a node without a session": (1, [("HDEL", "sessions", "a")]),
+    "a node without a record": (1, [("HDEL", "nodes", "a")]),
+    "a node with a damaged record": (1, [("HSET", "nodes", "a", "{}")]),
+    "a node without usage": (1, [("HDEL", "usage", "a")]),
+    "a node without a lease": (1, [("ZREM", "leases", "a")]),
+    "a node that is no member": (1, [("ZREM", "members", "a")]),
+    "a ghost session": (1, [("HSET", "sessions", "ghost", "1:1:r:ab")]),
+    "a ghost record": (1, [("HSET", "nodes", "ghost", GHOST_RECORD)]),
+    "a ghost lease": (1, [("ZADD", "leases", "5", "ghost")]),
+    "a node in a class that is not there": (1, [("ZADD", "members", "99", "a")]),
+    "one record for another": (1, [("HDEL", "nodes", "a"), ("HSET", "nodes", "ghost", GHOST_RECORD)]),
+    "a class without facts": (2, [("HDEL", "class_facts", "1")]),
+    "a class with other facts": (2, [("HSET", "class_facts", "1", '{"asr":["ja"]}')]),
+    "a class that the index lacks": (2, [("HSET", "class_index", "00", "1")]),
+    "a capability too few": (2, [("ZREM", "capabilities", "semantic:en:1")]),
+    "a capability too many": (2, [("ZADD", "capabilities", "0", "semantic:ja:1")]),
+    "one capability for another": (
+        2,
+        [("ZREM", "capabilities", "semantic:en:1"), ("ZADD", "capabilities", "0", "semantic:ja:1")],
+    ),
+    "a class in a pool that is not there": (2, [("HSET", "classes", "1", "nowhere")]),
+    "a class that is yet to be given out": (2, [("HSET", "config", "next_class", "1")]),
+    "a pool that is yet to be given out": (2, [("HSET", "config", "next_pool", "1")]),
+    "a damaged pool": (2, [("HSET", "pools", "english", '{"id":1')]),
+    "two pools of one number": (2, [("HSET", "pools", "twin", '{"id":1,"origin":"auto","rank":0,"match":{}}')]),
+    "a ready node that ready lacks": (3, [("ZREM", "ready", "a")]),
+    "a ready node of another class": (3, [("ZADD", "ready", "4", "a")]),
+    "a ready node between two classes": (3, [("ZADD", "ready", "3.5", "a")]),
+    "a held node that is ready": (3, [("HSET", "holds", "a", '{"ops":{"reason":"x","at":1}}')]),
+    "a degraded node that is ready": (3, [("ZADD", "ready", "4", "ill")]),
+    "a ghost that is ready": (3, [("ZADD", "ready", "2", "ghost")]),
+    "a session of another class": (3, [("HSET", "sessions", "a", "1:2:r:ab")]),
+    "a class in no pool": (4, [("HSET", "classes", "1", "")]),
+    "a class in another pool": (4, [("HSET", "classes", "1", "english")]),
+    "a declared pool too few": (4, [("HDEL", "pools", "english")]),
+    "a policy that nobody applied": (
+        4,
+        [("HSET", "config", "auto", '{"enabled":true,"max_pools":9,"min_nodes":1,"require_services":["vad"]}')],
+    ),
+    "a version without history": (5, [("HSET", "config", "version", "9")]),
+    "a version behind its history": (5, [("HSET", "config", "version", "2")]),
+    "a gap in the history": (5, [("XDEL", "history", "2-0")]),
+    "a document from the future": (5, [("HSET", "config", "document_version", "99")]),
+    "an admission policy that nobody applied": (5, [("HSET", "config", "admission", "{}")]),
+}
+"""What is broken -> the invariant that it breaks, and how it is done."""
+
+NOT_IN_THE_ORACLE = {
+    "a node with a damaged record",
+    "a damaged pool",
+    "a class that is yet to be given out",
+    "a pool that is yet to be given out",
+    "a document from the future",
+    "an admission policy that nobody applied",
+}
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("name", BROKEN)
+async def test_the_check_finds_what_is_broken(cell: Cell, name: str) -> None:
+    await cell.allocator.sync(document_of(pool("english", labels={"zone": "eu"})))
+    await cell.register("a", "en", "zh")
+    await cell.register("ill", "de", status=NodeStatus.DEGRADED)
+    report = await cell.allocator.check()
+    assert (report.ok, report.nodes, report.pools, report.version) == (True, 2, 3, 4)
+    invariant, commands = BROKEN[name]
+    for command, key, *arguments in commands:
+        await cell.store.command(command, cell.store.key(key), *arguments)
+    report = await cell.allocator.check()
+    assert not report.ok
+    assert invariant in {violation.invariant for violation in report.violations}, report.violations
+    assert all(violation.detail for violation in report.violations)
+    if name not in NOT_IN_THE_ORACLE:
+        assert violations(await read_state(cell.store)), "the tests' own check finds it, too"
+
+
+@pytest.mark.breaks_store
+async def test_the_check_lists_a_bounded_number_of_violations_and_counts_the_rest(
+    redis_url: str, namespace: str
+) -> None:
+    async with limited_cell(redis_url, namespace, MAX_VIOLATIONS=3) as cell:
+        for number in range(5):
+            await cell.register(f"n{number}", "en")
+            await cell.store.command("ZREM", cell.store.key("ready"), f"n{number}")
+        *listed, last = (await cell.allocator.check()).violations
+        assert len(listed) == 3
+        assert (last.invariant, last.detail) == (0, "2 more violations are not listed")
+
+
+@pytest.mark.breaks_store
+async def test_a_broken_class_map_does_not_keep_pools_from_being_listed(cell: Cell) -> None:
+    await cell.register("a", "en")
+    await cell.store.command("HSET", cell.store.key("classes"), "1", "nowhere")
+    table = await cell.allocator.pools()
+    assert (table.pools[0].nodes, table.unmatched_nodes) == (0, 1)
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("stored", ["{", "[]", "null", json.dumps("text")])
+async def test_what_is_stored_and_no_json_object_is_an_error_of_this_package(cell: Cell, stored: str) -> None:
+    await cell.register("a", "en")
+    await cell.store.command("HSET", cell.store.key("usage"), "a", f"0.5 {stored}")
+    with pytest.raises(StoreError, match="JSON"):
+        await cell.allocator.node("a")
+    assert [node.load for node in (await cell.allocator.nodes()).nodes] == [0.5]

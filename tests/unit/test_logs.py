@@ -1,0 +1,102 @@
+"""The log: what nodes put into it cannot act on a terminal or forge a line, and secrets do not get into it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from pyscheduler.registry import logs
+
+ESCAPES = "a\nfake line\r\x1b[31m\x00\u202eb\ud800"
+
+
+def written(form: Any, level: Any = "info", **fields: Any) -> str:
+    stream = io.StringIO()
+    log = logs.make(form, level, stream=stream, secrets=["hunter2"], instance="i-1")
+    log.info("something happened", **fields)
+    return stream.getvalue()
+
+
+def test_a_text_line_has_time_level_event_and_fields() -> None:
+    line = written("text", node_id="n1", pool=None, reason="facts changed", count=3, names=["a", "b"])
+    at, rest = line.split(" ", 1)
+    assert at.endswith("Z")
+    level, event = rest[:7], rest[8:36]
+    assert (level.strip(), event.strip()) == ("info", "something happened")
+    assert rest[37:] == 'instance=i-1 node_id=n1 reason="facts changed" count=3 names=[a,b]\n'
+
+
+def test_a_json_line_is_one_object() -> None:
+    document = json.loads(written("json", node_id="n1", pool=None, count=3))
+    assert document.pop("at").endswith("Z")
+    assert document == {
+        "level": "info",
+        "event": "something happened",
+        "instance": "i-1",
+        "node_id": "n1",
+        "pool": None,
+        "count": 3,
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_a_node_says_stays_on_its_line_and_does_nothing(form: str) -> None:
+    line = written(form, said=ESCAPES)
+    assert line.endswith("\n")
+    assert line.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_long_value_is_cut_and_says_how_long_it_was(form: str) -> None:
+    line = written(form, said="x" * 100_000, many=["y" * 1000] * 1000)
+    assert len(line) < 32 * 300 + 1000
+    assert "(100000 characters)" in line
+
+
+def test_text_in_other_scripts_stays_readable() -> None:
+    assert "维护" in written("text", reason="维护")
+
+
+def test_quotes_and_equals_signs_do_not_make_further_fields() -> None:
+    line = written("text", said='x" level=error pool="y')
+    assert r'said="x\" level=error pool=\"y"' in line
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_secrets_are_replaced_wherever_they_turn_up(form: Any) -> None:
+    stream = io.StringIO()
+    log = logs.make(form, stream=stream, secrets=["hunter2"])
+    try:
+        raise ValueError("cannot log in with hunter2")
+    except ValueError:
+        log.error("failed with hunter2", exc_info=True, urls=["redis://:hunter2@example"], error="hunter2")
+    assert "hunter2" not in stream.getvalue()
+    assert "ValueError: cannot log in with ***" in stream.getvalue()
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    assert written("text", "warning") == ""
+
+
+def test_warnings_of_libraries_come_out_in_the_same_form() -> None:
+    stream = io.StringIO()
+    undo = logs.capture_library_logs(logs.make("json", stream=stream))
+    try:
+        logging.getLogger("a.library").warning("low on %s\nsecond line", "coffee")
+        logging.getLogger("a.library").info("nobody asked")
+    finally:
+        undo()
+    (line,) = stream.getvalue().splitlines()
+    first = json.loads(line)
+    assert (first["level"], first["library"], first["message"]) == ("warning", "a.library", "low on coffee")
+
+
+def test_a_stream_that_is_gone_does_not_end_the_process() -> None:
+    stream = io.StringIO()
+    log = logs.make(stream=stream)
+    stream.close()
+    log.info("nobody hears it")
