@@ -113,14 +113,17 @@ class SessionLost(PyschedulerError):
     """The store no longer holds this session.
 
     Attributes:
-        unknown: true if the store knows no session of this node (it expired or the data was lost: register again under
-            the same epoch); false if a newer epoch or another token is there (this session is over).
+        unknown: true if the store does not know the node, or knows less of this session than the caller shows (it
+            expired, or the newest writes were lost): register again under the same epoch. False if this session is
+            over: it was released, or a newer one is there.
     """
 
     def __init__(self, node_id: str, *, unknown: bool) -> None:
         self.node_id, self.unknown = node_id, unknown
         super().__init__(
-            f"node {node_id} is not in the store" if unknown else f"the session of node {node_id} has been superseded"
+            f"the store has lost node {node_id} or its latest state"
+            if unknown
+            else f"the session of node {node_id} has been superseded"
         )
 
 

@@ -116,6 +116,11 @@ def _services(value: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError(str(error)) from None
 
 
+def _none_if_empty(value: object) -> object:
+    # As in the environment; the directory that an empty path means is hardly ever the one that was meant.
+    return None if value == "" else value
+
+
 def _expanded(value: Path | None) -> Path | None:
     return None if value is None else value.expanduser()
 
@@ -126,7 +131,7 @@ _Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host
 _Services = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_services), Field(min_length=1, max_length=32)
 ]
-_File = Annotated[Path | None, AfterValidator(_expanded)]
+_File = Annotated[Path | None, BeforeValidator(_none_if_empty), AfterValidator(_expanded)]
 
 
 class _Settings(BaseSettings):

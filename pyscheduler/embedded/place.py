@@ -101,6 +101,14 @@ class Place:
                 path.replace(self.home / "log.1")
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
+    @property
+    def full(self) -> bool:
+        """Whether the disk of the data has no room left."""
+        try:
+            return os.statvfs(self.home).f_bavail == 0
+        except OSError:
+            return False
+
     def log_since(self, start: int) -> str:
         """The last lines that were logged after byte ``start``, as one."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from types import TracebackType
@@ -170,6 +171,9 @@ class EmbeddedServer:
     def _failed(self, child: Child) -> EmbeddedServerError:
         home = self._place.home
         said = self._place.log_since(child.log_start)
+        if not said and self._place.full:
+            # Not even that can be logged there.
+            said = os.strerror(errno.ENOSPC)
         problem = f"the embedded server ({child.program}) did not start on {home}: {said or 'it said nothing'}"
         return EmbeddedServerError(problem, advice(said, home))
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from pyscheduler.errors import PyschedulerError
+from pyscheduler.registry.http_bounds import REQUEST_TIMEOUT_S, BoundedHttpProtocol
 
 _BACKLOG = 2048
 
@@ -25,7 +29,7 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
     Args:
         host: name or address; of a name's addresses an IPv4 one is preferred, since nodes rewrite ``localhost`` so.
         port: 0..65535; 0 picks a free one.
-        flag: the setting to name in errors, such as ``--port``.
+        flag: the port's setting, such as ``--port``; errors name it, or the one of the host.
 
     Raises:
         CannotListen: the name is unknown, the address is not this machine's, or the port is taken or not permitted.
@@ -40,7 +44,13 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
             dualstack_ipv6=family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6(),
         )
     except (OSError, UnicodeError, IndexError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if number is not None and number in errno.errorcode:
+            reason = os.strerror(number)  # the message has the address, which is told already
+        else:
+            number, reason = errno.EADDRNOTAVAIL, getattr(error, "strerror", None) or str(error)
+        if number == errno.EADDRNOTAVAIL:
+            flag = flag.replace("port", "host")
         raise CannotListen(f"cannot listen on {host}, port {port}: {reason}; choose another with {flag}") from error
     bound.setblocking(False)
     return bound
@@ -66,17 +76,20 @@ class Listener:
     Args:
         app: the application.
         bound: see :func:`bind`; the listener closes it.
+        request_timeout_s: how long a request may take to arrive whole, and its answer to be taken, in seconds.
         options: further options of :class:`uvicorn.Config`.
     """
 
-    def __init__(self, app: Any, bound: socket.socket, **options: Any) -> None:
+    def __init__(
+        self, app: Any, bound: socket.socket, *, request_timeout_s: float = REQUEST_TIMEOUT_S, **options: Any
+    ) -> None:
         self.host, self.port = bound.getsockname()[:2]
         self._socket = bound
         self._server = _Server(
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=partial(BoundedHttpProtocol, request_timeout_s=request_timeout_s),  # type: ignore[arg-type]
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,

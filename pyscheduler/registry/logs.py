@@ -22,6 +22,15 @@ Fields = MutableMapping[str, Any]
 MAX_VALUE_CHARS = 256
 MAX_TRACEBACK_CHARS = 16 * 1024
 
+LIBRARY_BURST = 32
+"""Lines of libraries that are logged at once."""
+
+LIBRARY_PER_S = 1.0
+"""Lines of libraries that are logged in the long run, a second."""
+
+# The advice to install a WebSocket library, at a door that has none on purpose.
+_NO_NEWS = ("No supported WebSocket library detected",)
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _HIDDEN = "***"
 
@@ -92,7 +101,9 @@ class _Writer:
         self._stream = stream
 
     def msg(self, line: str) -> None:
-        stream = self._stream or sys.stderr
+        stream: TextStream | None = self._stream or sys.stderr
+        if stream is None:  # the error stream was closed when the process began
+            return
         try:
             stream.write(line + "\n")
             stream.flush()
@@ -103,11 +114,27 @@ class _Writer:
 
 
 class _Forward(logging.Handler):
+    """Passes on what libraries log, in bounds: a peer can make an HTTP server complain as often as it likes."""
+
     def __init__(self, log: FilteringBoundLogger) -> None:
         super().__init__(logging.WARNING)
         self._log = log
+        self._left = float(LIBRARY_BURST)
+        self._at = 0.0
+        self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if any(text in str(record.msg) for text in _NO_NEWS):
+            return
+        self._left = min(float(LIBRARY_BURST), self._left + max(0.0, record.created - self._at) * LIBRARY_PER_S)
+        self._at = record.created
+        if self._left < 1:
+            self._left_out += 1
+            return
+        self._left -= 1
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            self._log.warning("log_lines_left_out", library=record.name, lines=left_out)
         try:
             message = record.getMessage()
         except (TypeError, ValueError):

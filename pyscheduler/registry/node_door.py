@@ -12,12 +12,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 from pyscheduler.core.codes import CloseCode
 from pyscheduler.registry.connection import Connection, Shared, now_ms
 
 NODE_PATH: Final = "/ws/node"
+
+MAX_FRAGMENTS: Final = 4096
+"""Fragments that a message may come in."""
 
 _ABORT: Final = "pyscheduler.abort"
 _TICK_SLICE: Final = 500
@@ -29,10 +33,41 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class NodeSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which also lets the application drop the socket.
+    """uvicorn's protocol, which also lets the application drop the socket, and bounds what a peer makes it hold.
 
     Closing waits until the peer has read everything. One that has stopped reading would keep its socket for minutes.
     """
+
+    _pongs = b""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
+            # uvicorn leaves a request that cannot be read without an answer.
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        # The size of a message is bounded by its bytes; a fragment costs memory even if it has none.
+        if len(self.frames) < MAX_FRAGMENTS:
+            super().handle_cont(event)
+        elif not self.transport.is_closing():
+            self.frames = []
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, f"more than {MAX_FRAGMENTS} fragments")
+            self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        # A peer that sends pings and does not read would fill the memory with pongs: it is owed the newest only.
+        if self.writable.is_set():
+            super().handle_ping()
+        elif pongs := b"".join(self.conn.data_to_send()):  # of all pings of one read, at the first of them
+            self._pongs = pongs
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pongs, self._pongs = self._pongs, b""
+        if pongs and not self.close_sent and not self.transport.is_closing():
+            self.transport.write(pongs)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

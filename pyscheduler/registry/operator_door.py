@@ -53,6 +53,8 @@ def make_app(shared: Shared) -> FastAPI:
         description="What a pyscheduler process knows. Read-only; everything that changes something is a command.",
         docs_url=None,
         redoc_url=None,
+        # A redirect would go to whatever host the request names.
+        redirect_slashes=False,
     )
     app.include_router(_process_routes(shared))
     app.include_router(_api_routes(shared))

@@ -447,7 +447,18 @@ def run(settings: ServeSettings) -> int:
         raise PyschedulerError("serve needs a POSIX system")
     import uvloop
 
+    _fill_standard_streams()
     return uvloop.run(serve(settings))
+
+
+def _fill_standard_streams() -> None:
+    """Open what of the standard streams is closed: a socket that got its number would end the process when it closes.
+
+    The event loop's library aborts on that, and the log would be written to the socket.
+    """
+    while (found := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(found)
 
 
 def make_log(settings: ServeSettings) -> FilteringBoundLogger:

@@ -59,6 +59,10 @@ class ServeProcess:
         wait_until(listening, f"{self.name} listens; its log is {self.log}", deadline_s=30)
         return self
 
+    def wait_ended(self, deadline_s: float = 30) -> int:
+        """Wait until it ends by itself; returns the exit code."""
+        return self._process.wait(deadline_s)
+
     @property
     def url(self) -> str:
         return str(self.logged("listening")[0]["node_url"])

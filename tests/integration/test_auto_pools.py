@@ -144,6 +144,16 @@ async def test_classes_that_lack_a_required_service_do_not_count_and_do_not_come
     assert (await cell.allocator.explain("lacking")).reason == "services_missing"
 
 
+async def test_classes_of_the_set_that_a_declared_pool_has_do_not_count_and_do_not_come_along(cell: Cell) -> None:
+    await auto(cell, pool("eu", labels={"zone": "eu"}), min_nodes=2)
+    for number in range(2):
+        placed = await cell.register(f"eu{number}", facts=facts_of("en", labels={"zone": "eu"}))
+        assert placed.pool == "eu"
+    assert (await cell.register("a", "en")).reason == "below_min_nodes"
+    assert (await cell.register("b", "en")).pool == "en"
+    assert await pools_of(cell) == {"eu": 2, "en": 2}
+
+
 async def test_a_pool_that_is_there_takes_single_nodes(cell: Cell) -> None:
     """min_nodes is about making a pool, not about keeping it."""
     first = await cell.register("a", "en", "zh")
@@ -235,6 +245,32 @@ async def test_a_node_that_leaves_in_the_same_step_does_not_count_any_more(cell:
     assert (await cell.reconcile()).created_pools == ("fr",)
 
 
+async def test_a_class_that_is_dropped_in_the_same_step_does_not_come_along(cell: Cell) -> None:
+    await auto(cell, max_pools=1, idle_ttl="1s")
+    holder = (await cell.register("holder", "ja")).session
+    stays = (await cell.register("stays", "fr")).session
+    goes = (await cell.register("goes", facts=facts_of("fr", gpu_memory_gb=(1,)))).session
+    await leave(cell, holder)
+    await cell.allocator.release(goes, grace_ms=0, reason="closed")
+    await cell.pass_time(1000)
+    await cell.allocator.heartbeat(stays, lease_ms=LEASE_MS)
+    report = await cell.reconcile()
+    assert (report.expired, report.dropped_classes) == (1, 1)
+    assert (report.removed_pools, report.created_pools, report.placed_classes) == (("ja",), ("fr",), 1)
+
+
+async def test_reconcile_places_no_class_that_lacks_a_required_service(cell: Cell) -> None:
+    await auto(cell, max_pools=1, idle_ttl="1s", require_services=["asr"])
+    holder = (await cell.register("holder", "ja")).session
+    await cell.register("lacking", facts=facts_of("en", services=("tts",)))
+    await cell.register("has", facts=facts_of("en", services=("asr",)))
+    await leave(cell, holder)
+    await cell.pass_time(1000)
+    report = await cell.reconcile()
+    assert (report.created_pools, report.placed_classes) == (("en",), 1)
+    assert (await cell.pool_of("has"), await cell.pool_of("lacking")) == ("en", None)
+
+
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +299,19 @@ async def test_a_pool_that_is_used_again_is_not_idle_any_more(cell: Cell) -> Non
     await cell.pass_time(590_000)
     assert (await cell.reconcile()).removed_pools == ()
     await cell.pass_time(20_000)
+    assert (await cell.reconcile()).removed_pools == ("en",)
+
+
+async def test_a_pool_that_was_used_again_and_then_lost_its_nodes_to_another_is_kept_for_its_time(cell: Cell) -> None:
+    await auto(cell, idle_ttl="10m")
+    await leave(cell, (await cell.register("a", "en")).session)
+    await cell.pass_time(590_000)
+    await cell.register("a", "en", session_id="s2", lease_ms=86_400_000)
+    await cell.reconcile()
+    await auto(cell, ENGLISH, idle_ttl="10m")
+    await cell.pass_time(20_000)
+    assert (await cell.reconcile()).removed_pools == ()
+    await cell.pass_time(610_000)
     assert (await cell.reconcile()).removed_pools == ("en",)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyscheduler import NodeReport, PoolDocument
+from pyscheduler import PoolDocument
 from pyscheduler.core.results import ConfigChange, NodeStatus
 from pyscheduler.errors import GuardRefused, InvalidInput, NotFound, StoreError, VersionConflict
 from tests.cells import limited_cell
@@ -127,17 +127,21 @@ async def test_the_same_document_again_changes_nothing(cell: Cell) -> None:
     assert await read_state(cell.store) == before
 
 
-async def test_the_same_document_again_counts_the_unassigned_as_they_are(cell: Cell) -> None:
-    """Not as they could be: a limit has been freed, but nothing has been placed yet."""
-    document = document_of(auto={"max_pools": 1, "idle_ttl": "1s"})
+async def test_the_same_document_again_counts_the_unassigned(cell: Cell) -> None:
+    document = document_of(auto={"max_pools": 1})
     await cell.allocator.sync(document)
-    holder = (await cell.register("holder", "ja")).session
-    await cell.register("a", "en")
-    await cell.allocator.update(holder, NodeReport.of(facts_of("en")), lease_ms=LEASE_MS)
-    await cell.reconcile()
+    for node_id, language in (("a", "ja"), ("b", "en"), ("c", "de")):
+        await cell.register(node_id, language)
     assert (await cell.allocator.sync(document)).unassigned_nodes == 2
-    await cell.allocator.sync(document_of(auto={"max_pools": 2}))
-    assert (await cell.allocator.sync(document_of(auto={"max_pools": 2}))).unassigned_nodes == 0
+
+
+async def test_a_pool_is_as_old_as_its_first_declaration(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(EN))
+    created_at_ms = (await cell.allocator.pool("english")).created_at_ms
+    await cell.advance(60_000)
+    await cell.allocator.sync(document_of(pool("english", priority=9, semantic={"any": ["en"]}), DE))
+    assert (await cell.allocator.pool("english")).created_at_ms == created_at_ms
+    assert (await cell.allocator.pool("german")).created_at_ms >= created_at_ms + 60_000
 
 
 async def test_author_and_reason_have_bounds(cell: Cell) -> None:
@@ -308,6 +312,15 @@ async def test_nodes_that_find_an_auto_pool_at_once_are_not_lost(cell: Cell) -> 
     await cell.register("a", "en", "zh")
     await cell.allocator.sync(document_of(DE, guard={"max_unassigned_share": 0}))
     assert await cell.pool_of("a") == "en-zh"
+
+
+async def test_auto_pools_that_are_there_count_against_the_limit(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(EN, auto={"max_pools": 1}))
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "fr")
+    change = await cell.allocator.sync(document_of(DE, auto={"max_pools": 1}))
+    assert (await cell.pool_of("a"), await cell.pool_of("b")) == (None, "fr")
+    assert change.unassigned_nodes == 1
 
 
 async def test_where_auto_pools_are_limited_the_largest_groups_find_theirs(cell: Cell) -> None:

@@ -130,6 +130,15 @@ async def test_lifting_the_hold_of_a_node_in_grace_makes_it_ready_when_it_is_bac
     assert await takes_work(cell, "a")
 
 
+async def test_a_node_in_grace_that_is_held_is_still_offline(cell: Cell) -> None:
+    session = (await cell.register("a", "en", session_id="s1")).session
+    await cell.allocator.release(session, grace_ms=GRACE_MS, reason="closed")
+    await hold(cell)
+    assert await status(cell, "a") is NodeStatus.OFFLINE
+    event = (await cell.allocator.events())[-1]
+    assert (event.from_, event.to) == ("offline", "offline")
+
+
 async def test_a_node_that_is_not_there_is_held_only_if_that_is_said(cell: Cell) -> None:
     for attempt in (hold(cell), lift(cell)):
         with pytest.raises(NotFound):

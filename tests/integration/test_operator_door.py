@@ -185,6 +185,16 @@ async def test_instances(door: Door) -> None:
         ("/", 404, "not_found"),
         ("/docs", 404, "not_found"),
         ("/ws/node", 404, "not_found"),
+        # Not a redirect to whatever host the request names.
+        ("/api/v1/nodes/..%2f", 404, "not_found"),
+        ("/api/v1/nodes/..%2f..%2f..%2fetc%2fpasswd", 404, "not_found"),
+        ("/health/", 404, "not_found"),
+        ("/api/v1/nodes/%00", 422, "invalid_input"),
+        ("/api/v1/nodes/%ff", 422, "invalid_input"),
+        ("/api/v1/nodes?limit=99999999999999999999999", 422, "invalid_input"),
+        ("/api/v1/nodes?offset=99999999999999999999999", 422, "invalid_input"),
+        ("/api/v1/events?since=18446744073709551616-0", 422, "invalid_input"),
+        ("/api/v1/find?src=__proto__&tgt=%7Btag%7D", 422, "invalid_input"),
     ],
 )
 async def test_bad_input_gets_an_error_document(door: Door, path: str, status: int, code: str) -> None:

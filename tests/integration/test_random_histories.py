@@ -1,4 +1,4 @@
-"""Random histories of nodes, operators, time and failures, against the real store and the tests' own reading of the rules.
+"""Random histories of nodes, operators, time and failures, on the real store and held against the rules.
 
 After every single step: no invariant is broken, the events replay to the state, no node has left its pool without a
 reason, no ended session has changed anything, and every placement is the one that the rules say.
@@ -15,7 +15,7 @@ import json
 import os
 import random
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 SEED = int(os.environ.get("PYSCHEDULER_TEST_SEED") or random.SystemRandom().randrange(2**32))
 HISTORIES = int(os.environ.get("PYSCHEDULER_TEST_HISTORIES") or 15)
-STEPS = int(os.environ.get("PYSCHEDULER_TEST_STEPS") or 30)
+STEPS = int(os.environ.get("PYSCHEDULER_TEST_STEPS") or 40)
 
 EPOCH_MS = 1_700_000_000_000
 
@@ -54,58 +54,60 @@ end
 NODES = ("a", "b", "c", "d")
 OWNERS = ("ops", "autoscaler")
 LANGUAGES = ("de", "en", "zh-cn")
-SERVICES = ("asr", "tts")
-ZONES = ("eu", "us")
 
-
-def some(values: tuple[str, ...], least: int = 0) -> st.SearchStrategy[list[str]]:
-    return st.lists(st.sampled_from(values), min_size=least, unique=True)
-
-
-facts = st.builds(
-    Facts,
-    semantic=some(LANGUAGES),
-    asr=some(LANGUAGES),
-    tts=some(LANGUAGES[:1]),
-    services=some(SERVICES),
-    gpu_memory_gb=st.sampled_from([(), (8,), (24,), (24, 24)]),
-    labels=st.sampled_from([{}, {"zone": "eu"}, {"zone": "us"}, {"origin": "auto"}]),
+# Few, and made to meet: most of what could be drawn freely would have nothing to do with anything else.
+FACTS = (
+    Facts(semantic=("en",), asr=("en",), services=("asr",)),
+    Facts(semantic=("en",), asr=("en",), services=("asr",), gpu_memory_gb=(24, 24)),
+    Facts(semantic=("en",), asr=("en",), gpu_memory_gb=(8,)),
+    Facts(semantic=("en",), labels={"zone": "eu"}, services=("asr", "tts"), tts=("en",)),
+    Facts(semantic=("en", "zh-cn"), asr=("en",), services=("asr", "tts"), tts=("zh-cn",), gpu_memory_gb=(24,)),
+    Facts(semantic=("en", "zh-cn"), asr=("zh-cn",), services=("asr",), labels={"origin": "auto"}),
+    Facts(semantic=("de", "en"), asr=("de", "en"), services=("asr",)),
+    Facts(tts=("de",), asr=("en",), services=("asr",)),
+    Facts(asr=("de",), services=("asr",)),
+    Facts(services=("asr",), gpu_memory_gb=(8, 8)),
+    Facts(),
 )
+RULES: tuple[dict[str, Any], ...] = (
+    {"semantic": {"exact": ["en"]}},
+    {"semantic": {"exact": ["en", "zh-cn"]}},
+    {"semantic": {"contains": ["en"]}},
+    {"semantic": {"contains": ["en"]}, "services": ["asr"]},
+    {"semantic": {"any": ["de", "zh-cn"]}},
+    {"asr": {"any": ["de", "en"]}, "labels": {"zone": "eu"}},
+    {"asr": {"contains": ["en"]}},
+    {"tts": {"contains": ["de"]}},
+    {"services": ["asr"]},
+    {"services": ["asr", "tts"]},
+    {"gpu": {"min_count": 1}},
+    {"gpu": {"min_count": 2}},
+    {"gpu": {"min_memory_gb": 16}},
+    {"labels": {"zone": "eu"}},
+    {"labels": {"origin": "auto"}},
+)
+
 reports = st.builds(
     NodeReport.of,
-    facts,
+    st.sampled_from(FACTS),
     status=st.sampled_from([NodeStatus.READY, NodeStatus.READY, NodeStatus.REGISTERING, NodeStatus.DEGRADED]),
     load=st.sampled_from([0.0, 0.25, 1.0]),
     record=st.sampled_from([{}, {"name": "x"}]),
 )
-language_rules = st.builds(
-    lambda mode, codes: {mode: codes}, st.sampled_from(["exact", "contains", "any"]), some(LANGUAGES, 1)
-)
-rules = st.fixed_dictionaries(
-    {},
-    optional={
-        "semantic": language_rules,
-        "asr": language_rules,
-        "tts": language_rules,
-        "services": some(SERVICES, 1),
-        "gpu": st.sampled_from([{"min_count": 1}, {"min_count": 2}, {"min_memory_gb": 16}]),
-        "labels": st.sampled_from([{"zone": "eu"}, {"zone": "us"}, {"origin": "auto"}]),
-    },
-).filter(bool)
 pools = st.builds(
     lambda name, priority, match: pool(name, priority=priority, **match),
     # Some are names that auto pools would take.
-    st.sampled_from(["one", "two", "de", "en", "de-en", "en-zh_cn"]),
-    st.integers(0, 2),
-    rules,
+    st.sampled_from(["one", "two", "three", "en", "de", "en-zh_cn"]),
+    st.sampled_from([0, 0, 1]),
+    st.sampled_from(RULES),
 )
 documents = st.builds(
     lambda declared, auto, share: document_of(*declared, auto=auto, guard={"max_unassigned_share": share}),
     st.lists(pools, max_size=3, unique_by=lambda one: one["name"]),
     st.fixed_dictionaries(
         {
-            "enabled": st.sampled_from([True, True, False]),
-            "require_services": some(SERVICES[:1]),
+            "enabled": st.sampled_from([True, True, True, False]),
+            "require_services": st.sampled_from([[], [], ["asr"]]),
             "min_nodes": st.sampled_from([1, 1, 2, 3]),
             "max_pools": st.sampled_from([0, 1, 2, 9]),
             "idle_ttl": st.sampled_from(["1s", "60s"]),
@@ -210,18 +212,26 @@ class Histories(RuleBasedStateMachine):
         self.tenures: list[Tenure] = []
         self.newest: dict[str, int] = {}
         self.replica: Replica | None = None
+        self.replicated_events: list[dict[str, str]] = []
         self.clock_goes_back = True
 
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(awaitable)
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(
+        document=st.none() | documents,
+        there=st.lists(st.tuples(st.sampled_from(NODES), reports), max_size=3, unique_by=lambda one: one[0]),
+    )
+    def open(self, document: PoolDocument | None, there: list[tuple[str, NodeReport]]) -> None:
         name = f"{self.namespace}-{next(self.number)}"
         allocator = self.run(Allocator.open(self.redis_url, namespace=name, script_overrides=STANDING_CLOCK))
         self.cell = Cell(allocator, allocator._store)
         self.allocator = allocator
         self.state = self.run(read_state(self.cell.store))
+        if document is not None:
+            self.sync(document, force=True, allow_empty=True, stale=False)
+        for node_id, report in there:
+            self._connect(node_id, report, takeover=True)
 
     def teardown(self) -> None:
         async def close() -> None:
@@ -263,7 +273,8 @@ class Histories(RuleBasedStateMachine):
         for node_id in before.members:
             if node_id not in after.members:
                 assert before.leases[node_id] <= now_of(before)
-                assert [event for event in new if event["type"] == "node.expired" and event["node_id"] == node_id]
+                (event,) = [one for one in new if one["type"] == "node.expired" and one["node_id"] == node_id]
+                assert event["reason"] == ("grace_ended" if is_offline(before, node_id) else "lease_lapsed")
             elif facts_of_node(before, node_id) == facts_of_node(after, node_id):
                 moved = pool_of(before, node_id) != pool_of(after, node_id)
                 assert not moved or versions == 1, f"{node_id} left its pool, and no version says so"
@@ -276,6 +287,18 @@ class Histories(RuleBasedStateMachine):
         assert registration.reason == ("matched" if expected else reason_without_pool(self.state, of_node))
         assert registration.version == int(self.state.config["version"])
         assert registration.session.token == self.state.sessions[node_id]
+
+    def _is_stored(self, tenure: Tenure) -> None:
+        """What the process knows of its node is what the store holds."""
+        node_id, report = tenure.session.node_id, tenure.report
+        header, record = self.state.nodes[node_id]
+        assert (header["session"], header["instance"]) == (tenure.session_id, "test")
+        assert record == json.loads(report.record)
+        assert facts_of_node(self.state, node_id) == json.loads(report.facts.json)
+        assert self.state.leases[node_id] == now_of(self.state) + LEASE_MS
+        assert self.state.usage[node_id] == f"{report.load:.4f} {report.usage}"
+        if report.status is NodeStatus.READY and node_id not in self.state.holds:
+            assert self.state.ready[node_id] == self.state.members[node_id] * 2 + report.load
 
     # --- which tenure is what ---
 
@@ -307,11 +330,11 @@ class Histories(RuleBasedStateMachine):
         if tenure in self.tenures:
             self.tenures.remove(tenure)
         self.tenures.append(replace(tenure, session=registration.session, report=report))
+        self._is_stored(self.tenures[-1])
 
     # --- nodes ---
 
-    @rule(node_id=st.sampled_from(NODES), report=reports, takeover=st.sampled_from([True, True, False]))
-    def connect(self, node_id: str, report: NodeReport, takeover: bool) -> None:
+    def _connect(self, node_id: str, report: NodeReport, takeover: bool) -> None:
         held = (
             node_id in self.state.sessions
             and not is_offline(self.state, node_id)
@@ -327,7 +350,7 @@ class Histories(RuleBasedStateMachine):
         registration = self._register(node_id, report, session_id, takeover=takeover)
         self.step()
         assert registration.session.epoch > highest
-        self.tenures.append(Tenure(session_id, registration.session, report))
+        self._keep(Tenure(session_id, registration.session, report), registration, report)
         self._is_placed(registration)
 
     @precondition(lambda self: self.current())
@@ -338,10 +361,7 @@ class Histories(RuleBasedStateMachine):
         self.step()
         assert again.session == tenure.session
 
-    @precondition(lambda self: self.current())
-    @rule(data=st.data(), report=reports)
-    def update(self, data: st.DataObject, report: NodeReport) -> None:
-        tenure = data.draw(st.sampled_from(self.current()))
+    def _update(self, tenure: Tenure, report: NodeReport) -> None:
         registration = self.run(self.allocator.update(tenure.session, report, lease_ms=LEASE_MS))
         self.step()
         assert registration.session.epoch == tenure.session.epoch
@@ -363,32 +383,38 @@ class Histories(RuleBasedStateMachine):
         self.step()
         assert self.state.events == before.events
         for one in self.current():
-            assert self.state.leases[one.session.node_id] == now_of(self.state) + LEASE_MS
+            node_id = one.session.node_id
+            assert self.state.leases[node_id] == now_of(self.state) + LEASE_MS
+            assert load is None or self.state.usage[node_id].startswith(f"{load:.4f} ")
+            if load is not None and node_id in self.state.ready:
+                assert self.state.ready[node_id] == self.state.members[node_id] * 2 + load
 
     @precondition(lambda self: self.current())
     @rule(data=st.data(), grace_ms=st.sampled_from([0, 30_000]))
     def close(self, data: st.DataObject, grace_ms: int) -> None:
-        tenure = data.draw(st.sampled_from(self.current()))
+        self._close(data.draw(st.sampled_from(self.current())), grace_ms)
+
+    def _close(self, tenure: Tenure, grace_ms: int) -> None:
+        node_id = tenure.session.node_id
+        lease_end = min(self.state.leases[node_id], now_of(self.state) + grace_ms)
         assert self.run(self.allocator.release(tenure.session, grace_ms=grace_ms, reason="closed"))
         self.step()
-        assert is_offline(self.state, tenure.session.node_id)
+        assert is_offline(self.state, node_id)
+        assert self.state.leases[node_id] == lease_end
 
-    @precondition(lambda self: self.ended())
-    @rule(data=st.data(), report=reports, how=st.sampled_from(["heartbeat", "update", "release", "put back"]))
-    def speak_too_late(self, data: st.DataObject, report: NodeReport, how: str) -> None:
-        tenure = data.draw(st.sampled_from(self.ended()))
+    def _speak_too_late(self, tenure: Tenure, how: str, report: NodeReport) -> None:
         session = tenure.session
         if how == "release":
             ours = epoch_of(self.state, session.node_id) == session.epoch
             assert self.run(self.allocator.release(session, grace_ms=0, reason="late")) is ours
         else:
+            late: dict[str, Callable[[], object]] = {
+                "heartbeat": lambda: self.run(self.allocator.heartbeat(session, lease_ms=LEASE_MS, load=0.5)),
+                "update": lambda: self.run(self.allocator.update(session, report, lease_ms=LEASE_MS)),
+                "put back": lambda: self._register(session.node_id, report, tenure.session_id, epoch=session.epoch),
+            }
             with pytest.raises(SessionLost) as lost:
-                if how == "heartbeat":
-                    self.run(self.allocator.heartbeat(session, lease_ms=LEASE_MS, load=0.5))
-                elif how == "update":
-                    self.run(self.allocator.update(session, report, lease_ms=LEASE_MS))
-                else:
-                    self._register(session.node_id, report, tenure.session_id, epoch=session.epoch)
+                late[how]()
             assert not lost.value.unknown
         self.step(changes=False)
 
@@ -407,6 +433,37 @@ class Histories(RuleBasedStateMachine):
         assert registration.session.epoch >= tenure.session.epoch
         self._keep(tenure, registration, tenure.report)
         self._is_placed(registration)
+
+    @rule(node_id=st.sampled_from(NODES), report=reports, takeover=st.booleans())
+    def connect(self, node_id: str, report: NodeReport, takeover: bool) -> None:
+        self._connect(node_id, report, takeover)
+
+    @rule(node_id=st.sampled_from(NODES), report=reports)
+    def take_over(self, node_id: str, report: NodeReport) -> None:
+        self._connect(node_id, report, True)
+
+    @rule(node_id=st.sampled_from(NODES), report=reports)
+    def connect_and_close(self, node_id: str, report: NodeReport) -> None:
+        self._connect(node_id, report, True)
+        self._close(self.tenures[-1], 30_000)
+
+    @precondition(lambda self: self.current())
+    @rule(data=st.data(), report=reports)
+    def update(self, data: st.DataObject, report: NodeReport) -> None:
+        self._update(data.draw(st.sampled_from(self.current())), report)
+
+    @precondition(lambda self: self.current())
+    @rule(report=reports)
+    def update_all(self, report: NodeReport) -> None:
+        for tenure in self.current():
+            self._update(tenure, report)
+
+    @precondition(lambda self: self.ended())
+    @rule(report=reports)
+    def speak_too_late(self, report: NodeReport) -> None:
+        for tenure in self.ended():
+            for how in ("heartbeat", "update", "release", "put back"):
+                self._speak_too_late(tenure, how, report)
 
     # --- operators ---
 
@@ -468,6 +525,7 @@ class Histories(RuleBasedStateMachine):
         self.step(changes=result.changed)
         assert self.state.holds[node_id][owner]["reason"] == reason
 
+    @precondition(lambda self: self.state.holds)
     @rule(node_id=st.sampled_from(NODES), owner=st.sampled_from(OWNERS))
     def lift(self, node_id: str, owner: str) -> None:
         owners = self.state.holds.get(node_id, {})
@@ -486,9 +544,14 @@ class Histories(RuleBasedStateMachine):
             assert not self.run(self.allocator.lift(node_id, owner=owner, reason="done")).changed
         self.step(changes=False)
 
-    @rule(src=st.sampled_from(LANGUAGES), tgt=st.sampled_from(LANGUAGES), services=some(SERVICES))
+    @rule(
+        src=st.sampled_from(LANGUAGES),
+        tgt=st.sampled_from(LANGUAGES),
+        services=st.sampled_from([[], ["asr"], ["asr", "tts"]]),
+    )
     def look(self, src: str, tgt: str, services: list[str]) -> None:
-        """Every way of reading says the same."""
+        """Every way of reading says the same, also with scripts that have just been flushed."""
+        self.run(self.cell.store.command("SCRIPT", "FLUSH"))
         state = self.state
         wanted = {
             number
@@ -522,26 +585,37 @@ class Histories(RuleBasedStateMachine):
 
     # --- time and trouble ---
 
-    @rule(milliseconds=st.sampled_from([1, 1_000, 10_000, 20_000, 30_000, LEASE_MS, 600_000, -60_000]))
-    def time_passes(self, milliseconds: int) -> None:
+    @rule(milliseconds=st.sampled_from([1, 1_000, 20_000, LEASE_MS, 600_000, -60_000]), upkeep=st.booleans())
+    def time_passes(self, milliseconds: int, upkeep: bool) -> None:
         self.run(self.cell.advance(milliseconds if self.clock_goes_back else abs(milliseconds)))
         self.step()
-
-    @rule()
-    def time_passes_while_upkeep_runs(self) -> None:
-        self.run(self.cell.advance(LEASE_MS))
-        offset = self.run(self.cell.store.command("HGET", self.cell.store.key("config"), "test_offset_ms"))
-        fields = ("ticked_at", EPOCH_MS + int(offset), "suspended_until", 0)
-        self.run(self.cell.store.command("HSET", self.cell.store.key("config"), *fields))
-        self.step()
+        if upkeep:
+            self._reconcile(expire=200, scan=256, share=0.3, floor=20)
 
     @rule(
-        expire=st.sampled_from([1, 2, 200]),
-        scan=st.sampled_from([1, 2, 256]),
+        milliseconds=st.sampled_from([10_000, LEASE_MS, 60_000]),
+        alive=st.sets(st.sampled_from(NODES)),
+        expire=st.sampled_from([1, 200]),
+        scan=st.sampled_from([1, 256]),
         share=st.sampled_from([0.3, 1.0]),
-        floor=st.sampled_from([0, 20]),
     )
-    def reconcile(self, expire: int, scan: int, share: float, floor: int) -> None:
+    def upkeep(self, milliseconds: int, alive: set[str], expire: int, scan: int, share: float) -> None:
+        """Time passes while upkeep runs and some nodes are heard of."""
+
+        async def live() -> None:
+            await self.cell.advance(milliseconds)
+            now_ms = now_of(self.state) + milliseconds
+            config = self.cell.store.key("config")
+            await self.cell.store.command("HSET", config, "ticked_at", now_ms, "suspended_until", 0, "went_back", 0)
+            for one in self.current():
+                if one.session.node_id in alive:
+                    await self.allocator.heartbeat(one.session, lease_ms=LEASE_MS)
+
+        self.run(live())
+        self.step()
+        self._reconcile(expire=expire, scan=scan, share=share, floor=1)
+
+    def _reconcile(self, expire: int, scan: int, share: float, floor: int) -> None:
         before = self.state
         limits = ReconcileLimits(expire=expire, scan=scan, brake_share=share, brake_floor=floor, brake_expire=1)
         report = self.run(self.allocator.reconcile(lease_ms=LEASE_MS, force=True, limits=limits))
@@ -553,19 +627,18 @@ class Histories(RuleBasedStateMachine):
         assert report.violations == 0
         assert not overdue(self.state)
 
-    @rule()
-    def flush_scripts(self) -> None:
-        self.run(self.cell.store.command("SCRIPT", "FLUSH"))
-
+    @precondition(lambda self: self.replica is None)
     @rule()
     def replicate(self) -> None:
         self.replica = self.run(Replica.of(self.cell))
+        self.replicated_events = self.state.events
 
-    @precondition(lambda self: self.replica is not None)
+    @precondition(lambda self: self.replica is not None and self.state.events != self.replicated_events)
     @rule()
     def fail_over(self) -> None:
         assert self.replica is not None
         self.run(self.replica.fail_over())
+        self.replica = None
         # It takes time. Were the new server's clock behind, epochs that the old one gave could be given again.
         highest = max([now_of(self.state), *(tenure.session.epoch for tenure in self.tenures)])
         self.run(self.cell.advance(highest + 1 - now_of(self.state)))

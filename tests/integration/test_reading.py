@@ -208,7 +208,7 @@ async def test_events_are_read_in_order_from_an_id_on(cell: Cell) -> None:
     assert assigned.fields == {"class": "1"}
 
 
-@pytest.mark.parametrize("since", ["", "x", "1-x", "-1", "1-2-3", "１", "99999999999999999999-0", "1" * 50])
+@pytest.mark.parametrize("since", ["", "x", "1-x", "-1", "1-2-3", "\uff11", "99999999999999999999-0", "1" * 50])
 async def test_what_is_no_event_id_is_refused(cell: Cell, since: str) -> None:
     with pytest.raises(InvalidInput):
         await cell.allocator.events(since=since)

@@ -171,6 +171,24 @@ async def test_a_clock_that_goes_back_keeps_no_dead_node_alive(cell: Cell) -> No
     assert [node.node_id for node in (await cell.allocator.nodes()).nodes] == ["alive"]
 
 
+async def test_leases_from_before_the_clock_went_back_are_cut_over_several_steps(
+    redis_url: str, namespace: str
+) -> None:
+    async with limited_cell(redis_url, namespace, MAX_CUT_LEASES=1) as cell:
+        await cell.trust_leases()
+        await fleet(cell, 3)
+        await cell.advance(-3_600_000)
+        assert await tick(cell, 2 * LEASE_MS + 10_000) == 3
+
+
+async def test_a_clock_that_goes_back_does_not_stop_upkeep_until_it_has_caught_up(cell: Cell) -> None:
+    limits = ReconcileLimits(min_interval_ms=5_000)
+    await cell.trust_leases()
+    await cell.advance(-3_600_000)
+    assert not (await cell.allocator.reconcile(lease_ms=LEASE_MS, limits=limits)).skipped
+    assert (await cell.allocator.reconcile(lease_ms=LEASE_MS, limits=limits)).skipped
+
+
 async def test_where_the_clock_goes_on_a_lease_may_be_longer_than_the_usual(cell: Cell) -> None:
     await cell.trust_leases()
     await cell.register("a", "en", lease_ms=10 * LEASE_MS)
@@ -212,6 +230,14 @@ async def test_when_a_great_part_of_the_fleet_lapses_at_once_it_goes_slowly_and_
     assert [step.braked for step in steps] == [True, True, True, False, False, False]
     (event,) = await events_of(cell, "reconcile.braked")
     assert (event["lapsed"], event["nodes"]) == ("10", "10")
+
+
+async def test_of_a_large_fleet_one_in_a_hundred_goes_in_a_braked_step(cell: Cell) -> None:
+    await fleet(cell, 201)
+    await cell.pass_time(LEASE_MS)
+    report = await cell.reconcile(brake_floor=20, brake_expire=1)
+    assert (report.braked, report.expired) == (True, 3)
+    assert (await cell.reconcile(brake_floor=20, brake_expire=1, expire=2)).expired == 2
 
 
 async def test_a_brake_that_was_off_in_between_says_so_again(cell: Cell) -> None:

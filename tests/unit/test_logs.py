@@ -95,6 +95,28 @@ def test_warnings_of_libraries_come_out_in_the_same_form() -> None:
     assert (first["level"], first["library"], first["message"]) == ("warning", "a.library", "low on coffee")
 
 
+def test_libraries_cannot_be_made_to_fill_the_log() -> None:
+    stream = io.StringIO()
+    log = logs.make("json", stream=stream)
+    undo = logs.capture_library_logs(log)
+    library = logging.getLogger("a.library")
+    record = library.makeRecord(library.name, logging.WARNING, "", 0, "bad request", (), None)
+    try:
+        for number in range(10_000):
+            record.created = 1000 + number / 10_000
+            library.handle(record)
+        assert len(stream.getvalue().splitlines()) == logs.LIBRARY_BURST
+        # Later there is room again, and it is said that something is missing.
+        record.created += 60
+        library.handle(record)
+        library.warning("No supported WebSocket library detected. Please use something else")
+    finally:
+        undo()
+    told, last = (json.loads(line) for line in stream.getvalue().splitlines()[logs.LIBRARY_BURST :])
+    assert (told["event"], told["lines"]) == ("log_lines_left_out", 10_000 - logs.LIBRARY_BURST)
+    assert last["message"] == "bad request"
+
+
 def test_a_stream_that_is_gone_does_not_end_the_process() -> None:
     stream = io.StringIO()
     log = logs.make(stream=stream)

@@ -108,6 +108,13 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     assert settings.port == 5010
 
 
+def test_an_empty_path_is_not_the_current_directory(file: Path) -> None:
+    file.write_text('pools = ""\n')
+    settings = ServeSettings.load(file=file, flags={"state_dir": ""})
+    assert settings.state_dir is None
+    assert settings.pools is None
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         ServeSettings().port = 1  # type: ignore[misc]
