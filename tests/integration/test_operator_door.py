@@ -240,9 +240,13 @@ async def test_metrics_count_without_naming_nodes(door: Door) -> None:
 
     async def seen() -> str | None:
         text = (await door.http.get("/metrics")).text
-        return text if 'pyscheduler_events_total{type="node.status"} 2.0' in text else None
+        wanted = (
+            'pyscheduler_events_total{type="node.status"} 2.0',
+            'pyscheduler_reconcile_passes_total{outcome="done"}',  # a pass is due at any time, and makes a series
+        )
+        return text if all(line in text for line in wanted) else None
 
-    text = await eventually(seen, "the events are counted")
+    text = await eventually(seen, "the events and the first pass are counted")
     for line in (
         "pyscheduler_node_connections 2.0",
         "pyscheduler_node_sessions 2.0",
