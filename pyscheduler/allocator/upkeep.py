@@ -25,8 +25,8 @@ class Upkeep(Namespace):
         """One bounded step of upkeep: expires lapsed leases, drops what is unused, places what waits, audits a slice.
 
         Args:
-            lease_ms: the lease that nodes get; says how long expiry waits after an outage. Call it more often than twice
-                in that time: a longer pause counts as an outage, after which nothing is expired for a full lease.
+            lease_ms: the lease that nodes get; says how long expiry waits after an outage. Call this more than twice in
+                that time: a longer pause counts as an outage, after which nothing is expired for a full lease.
             force: even if another step ran within ``limits.min_interval_ms``.
             limits: bounds of the step.
         """
