@@ -18,6 +18,7 @@
 --   13 usage        hash
 --   14 history      stream
 --   15 events       stream
+--   16 instances    hash
 -- ARGV
 -- REPLY
 --   OK version nodes pools
@@ -28,7 +29,7 @@
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local NODES, HOLDS, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 --@include lib/limits.lua
 --@include lib/args.lua
 --@include lib/namespace.lua
@@ -38,8 +39,8 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/matcher.lua
 --@include lib/pools.lua
 
-if #KEYS ~= 15 or #ARGV ~= 0 then
-  return badarg('check takes 15 keys and no arguments')
+if #KEYS ~= 16 or #ARGV ~= 0 then
+  return badarg('check takes 16 keys and no arguments')
 end
 local config, refusal = read_config(
   'version', 'auto', 'declared_pools', 'next_class', 'next_pool', 'document_version', 'admission', 'admission_digest'
@@ -200,6 +201,7 @@ if string.sub(redis.sha1hex(config.admission), 1, 16) ~= config.admission_digest
   violation(5, 'the admission digest is not that of the admission policy')
 end
 redis.call('XLEN', EVENTS)
+redis.call('HLEN', INSTANCES)
 if found > MAX_VIOLATIONS then
   violations[#violations + 1] = '0'
   violations[#violations + 1] = digits(found - MAX_VIOLATIONS) .. ' more violations are not listed'
