@@ -14,6 +14,7 @@ from pyscheduler.cli import documents, output
 from pyscheduler.cli.options import store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock
+from pyscheduler.core.results import EVENT_TYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,19 +32,6 @@ _ID = re.compile(r"\d{1,19}(-\d{1,19})?")
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-TYPES = (
-    "node.registered",
-    "node.assigned",
-    "node.released",
-    "node.expired",
-    "node.status",
-    "pool.created",
-    "pool.removed",
-    "config.bumped",
-    "class.remapped",
-    "reconcile.ran",
-    "reconcile.braked",
-)
 _STYLES = {
     "node.registered": "green",
     "node.assigned": "green",
@@ -86,7 +74,7 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
     "with what comes.",
 )
 @click.option(
-    "--type", "types", multiple=True, metavar="TYPE", type=click.Choice(TYPES), help="Only this type; repeatable."
+    "--type", "types", multiple=True, metavar="TYPE", type=click.Choice(EVENT_TYPES), help="Only this type; repeatable."
 )
 @click.option("--node", "node_id", metavar="ID", help="Only events of this node.")
 @click.option("--pool", metavar="NAME", help="Only events that name this pool.")

@@ -270,6 +270,22 @@ class InstanceInfo:
     info: Mapping[str, object] = field(default_factory=dict)
 
 
+EVENT_TYPES = (
+    "node.registered",
+    "node.assigned",
+    "node.released",
+    "node.expired",
+    "node.status",
+    "pool.created",
+    "pool.removed",
+    "config.bumped",
+    "class.remapped",
+    "reconcile.ran",
+    "reconcile.braked",
+)
+"""Every type of event that the scripts write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry of the event stream. ``fields`` holds what else the script wrote, as strings."""

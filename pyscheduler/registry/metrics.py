@@ -11,23 +11,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+from pyscheduler.core.results import EVENT_TYPES
 
-EVENT_TYPES: Final = frozenset(
-    {
-        "node.registered",
-        "node.assigned",
-        "node.released",
-        "node.expired",
-        "node.status",
-        "pool.created",
-        "pool.removed",
-        "config.bumped",
-        "class.remapped",
-        "reconcile.ran",
-        "reconcile.braked",
-    }
-)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _ERROR_PREFIX: Final = '{"type":"error","code":"'
 _REPLY_PREFIX: Final = '{"type":"'

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pyscheduler.core.limits import MAX_GPUS, MAX_LANGUAGES
 from pyscheduler.errors import InvalidInput
 
 DEFAULT_URL = "ws://127.0.0.1:5010/ws/node"
@@ -17,8 +18,6 @@ DEFAULT_GPU = "NVIDIA GeForce RTX 4090:24"
 MAX_NODES = 20_000
 MAX_URLS = 64
 MAX_LANGUAGE_SETS = 1_000
-MAX_CODES = 256
-MAX_GPUS = 64
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
@@ -105,8 +104,8 @@ def parse_languages(text: str) -> tuple[tuple[str, ...], ...]:
     sets = []
     for part in text.split(";"):
         codes = tuple(code.strip() for code in part.split(",") if code.strip())
-        if len(codes) > MAX_CODES:
-            raise InvalidInput(f"--languages: at most {MAX_CODES} codes in a set")
+        if len(codes) > MAX_LANGUAGES:
+            raise InvalidInput(f"--languages: at most {MAX_LANGUAGES} codes in a set")
         sets.append(codes)
     return tuple(sets)
 

@@ -76,7 +76,7 @@ def test_the_settings_of_serve_are_the_ones_there_are() -> None:
 
 def test_exit_codes_and_event_types_are_those_of_the_code() -> None:
     from pyscheduler import errors
-    from pyscheduler.cli.events import TYPES
+    from pyscheduler.core.results import EVENT_TYPES
 
     codes = {
         value.exit_code
@@ -86,7 +86,7 @@ def test_exit_codes_and_event_types_are_those_of_the_code() -> None:
     shared = SECTIONS["What all commands share"]
     for code in {0, 130, *codes}:
         assert re.search(rf"^\| {code} \|", shared, flags=re.MULTILINE)
-    for kind in TYPES:
+    for kind in EVENT_TYPES:
         assert f"`{kind}`" in SECTIONS["events"]
 
 

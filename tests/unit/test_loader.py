@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from pyscheduler.core.results import EVENT_TYPES
 from pyscheduler.errors import InvalidInput
 from pyscheduler.keys import KEY_NAMES, key, namespace
 from pyscheduler.scripts import ScriptError, calls, load_scripts
@@ -15,19 +16,6 @@ from pyscheduler.scripts.header import HeaderError, parse_header
 from pyscheduler.scripts.loader import expand, lua_directory
 
 SCRIPTS = load_scripts()
-EVENT_TYPES = {
-    "node.registered",
-    "node.assigned",
-    "node.released",
-    "node.expired",
-    "node.status",
-    "pool.created",
-    "pool.removed",
-    "config.bumped",
-    "class.remapped",
-    "reconcile.ran",
-    "reconcile.braked",
-}
 
 
 def test_an_include_is_replaced_by_its_file() -> None:
@@ -106,7 +94,7 @@ def test_a_header_says_what_the_body_does(script) -> None:
     assert f"#KEYS ~= {len(script.header.keys)}" in body
 
     emitted = set(re.findall(r"emit\(\s*now, \w+(?:\([\w.]+\))?, '([a-z.]+)'", body))
-    assert emitted == set(script.header.events) <= EVENT_TYPES
+    assert emitted == set(script.header.events) <= set(EVENT_TYPES)
 
     replied = set(re.findall(r"(?:return \{\s*'|reply\('|local reply = \{\s*'|local flat = \{ ')([A-Z_]+)'", body))
     assert replied, "the body replies no status"

@@ -86,20 +86,20 @@ def test_warnings_of_libraries_come_out_in_the_same_form() -> None:
     stream = io.StringIO()
     undo = logs.capture_library_logs(logs.make("json", stream=stream))
     try:
-        logging.getLogger("a.library").warning("low on %s\nsecond line", "coffee")
-        logging.getLogger("a.library").info("nobody asked")
+        logging.getLogger("some.package").warning("low on %s\nsecond line", "coffee")
+        logging.getLogger("some.package").info("nobody asked")
     finally:
         undo()
     (line,) = stream.getvalue().splitlines()
     first = json.loads(line)
-    assert (first["level"], first["library"], first["message"]) == ("warning", "a.library", "low on coffee")
+    assert (first["level"], first["library"], first["message"]) == ("warning", "some.package", "low on coffee")
 
 
 def test_libraries_cannot_be_made_to_fill_the_log() -> None:
     stream = io.StringIO()
     log = logs.make("json", stream=stream)
     undo = logs.capture_library_logs(log)
-    library = logging.getLogger("a.library")
+    library = logging.getLogger("some.package")
     record = library.makeRecord(library.name, logging.WARNING, "", 0, "bad request", (), None)
     try:
         for number in range(10_000):
