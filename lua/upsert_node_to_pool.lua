@@ -225,7 +225,8 @@ if reason == 'no_pool' then
   local auto = cjson.decode(config.auto)
   reason = denial(auto, math.huge, autos) -- what no number of nodes would change is found without counting them
   if not reason then
-    local nodes = class_nodes(class)
+    local there = class_nodes(class)
+    local nodes = there
     if not (previous and previous.class == class) then
       nodes = nodes + 1
     end
@@ -235,6 +236,9 @@ if reason == 'no_pool' then
       if previous and previous.class == entry.class then
         nodes = nodes - 1 -- it leaves that class for this one
       end
+    end
+    if not is_new_class then
+      waiting[#waiting + 1] = { class = class, nodes = there }
     end
     reason = denial(auto, nodes, autos)
   end
@@ -303,9 +307,6 @@ if created then
   local changes = { { pool = pool, change = 'added' } }
   record_history(now, version, 'auto_pool_created', header.instance or '', 'first nodes of ' .. pool, changes, '')
   emit(now, version, 'pool.created', 'pool', pool, 'pool_id', digits(created.id), 'origin', 'auto', 'reason', 'auto')
-  if not is_new_class then
-    waiting[#waiting + 1] = { class = class, nodes = class_nodes(class) }
-  end
   for _, entry in ipairs(waiting) do
     redis.call('HSET', CLASSES, entry.class, pool)
     emit(

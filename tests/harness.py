@@ -28,6 +28,17 @@ end
 }
 """Server time plus an offset that the test keeps in the configuration."""
 
+EPOCH_MS = 1_700_000_000_000
+
+STANDING_CLOCK = {
+    "lib/clock.lua": f"""
+local function now_ms()
+  return {EPOCH_MS} + tonumber(redis.call('HGET', CONFIG, 'test_offset_ms') or 0)
+end
+"""
+}
+"""Time passes only when a step says so: a history is the same each time it is run."""
+
 
 @dataclass
 class Cell:
@@ -141,9 +152,11 @@ async def assert_invariants(redis_url: str, namespace: str) -> None:
 
 
 __all__ = [
+    "EPOCH_MS",
     "GRACE_MS",
     "LEASE_MS",
     "SETTABLE_CLOCK",
+    "STANDING_CLOCK",
     "Cell",
     "Session",
     "allocator",

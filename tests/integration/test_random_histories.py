@@ -29,7 +29,7 @@ from pyscheduler.core.results import NodeStatus, ReconcileLimits, Registration, 
 from pyscheduler.errors import GuardRefused, HoldConflict, NodeIdConflict, NotFound, SessionLost, VersionConflict
 from pyscheduler.keys import KEY_NAMES
 from tests.cells import Replica
-from tests.harness import LEASE_MS, Cell, document_of, pool
+from tests.harness import EPOCH_MS, LEASE_MS, STANDING_CLOCK, Cell, document_of, pool
 from tests.oracle import State, expected_pool, languages_of, meets, read_state, set_name, violations
 
 T = TypeVar("T")
@@ -37,17 +37,6 @@ T = TypeVar("T")
 SEED = int(os.environ.get("PYSCHEDULER_TEST_SEED") or random.SystemRandom().randrange(2**32))
 HISTORIES = int(os.environ.get("PYSCHEDULER_TEST_HISTORIES") or 15)
 STEPS = int(os.environ.get("PYSCHEDULER_TEST_STEPS") or 40)
-
-EPOCH_MS = 1_700_000_000_000
-
-STANDING_CLOCK = {
-    "lib/clock.lua": f"""
-local function now_ms()
-  return {EPOCH_MS} + tonumber(redis.call('HGET', CONFIG, 'test_offset_ms') or 0)
-end
-"""
-}
-"""Time passes only when a step says so: a history is the same each time it is run."""
 
 # --- what nodes and operators may say ---------------------------------------------------------------------------------
 
