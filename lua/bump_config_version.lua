@@ -36,6 +36,7 @@ local MEMBERS, READY, HISTORY, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/history.lua
@@ -286,6 +287,11 @@ for _, move in ipairs(moves) do
   packed_classes[#packed_classes + 1] = move.to
 end
 local auto_json = cjson.encode(auto)
+
+local no_permission = denied('HSET', 'HDEL', 'XADD')
+if no_permission then
+  return no_permission
+end
 
 -- Write.
 bulk('HDEL', POOLS, removed)

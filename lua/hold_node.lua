@@ -27,6 +27,7 @@ local CONFIG, CLASSES, READY, SESSIONS, HOLDS, USAGE, EVENTS = KEYS[1], KEYS[2],
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/tokens.lua
@@ -100,6 +101,11 @@ local held = operation == 'set' or count > 0
 local encoded = held and cjson.encode(holds) or ''
 local from_status = session and effective_status(session.status, stored) or ''
 local to_status = session and effective_status(session.status, held) or ''
+
+local no_permission = denied('HSET', 'HDEL', 'ZADD', 'ZREM', 'XADD')
+if no_permission then
+  return no_permission
+end
 
 if held then
   redis.call('HSET', HOLDS, node_id, encoded)

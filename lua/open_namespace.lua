@@ -32,6 +32,7 @@ local CONFIG, HISTORY, EVENTS = KEYS[1], KEYS[14], KEYS[15]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/events.lua
 --@include lib/history.lua
 
@@ -60,6 +61,11 @@ for index, key in ipairs(KEYS) do
   end
 end
 local now = now_ms()
+
+local no_permission = denied('HSET', 'ZADD', 'XADD')
+if no_permission then
+  return no_permission
+end
 
 for _, index in ipairs({ 2, 3, 4, 5, 11, 12, 13, 16 }) do
   redis.call('HSET', KEYS[index], '', '')

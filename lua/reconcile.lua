@@ -43,6 +43,7 @@ local NODES, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], K
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/history.lua
@@ -261,6 +262,11 @@ end
 for _, pool in ipairs(created) do
   packed_pools[#packed_pools + 1] = pool.name
   packed_pools[#packed_pools + 1] = encode_pool(pool)
+end
+
+local no_permission = denied('HSET', 'HDEL', 'ZADD', 'ZREM', 'XADD')
+if no_permission then
+  return no_permission
 end
 
 -- Write.

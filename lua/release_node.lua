@@ -23,6 +23,7 @@ local CONFIG, CLASSES, READY, LEASES, SESSIONS, EVENTS = KEYS[1], KEYS[2], KEYS[
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/tokens.lua
@@ -65,6 +66,11 @@ redis.call('ZSCORE', READY, node_id)
 redis.call('XLEN', EVENTS)
 local pool = redis.call('HGET', CLASSES, session.class) or ''
 local lease_end = tonumber(redis.call('ZSCORE', LEASES, node_id) or 0)
+
+local no_permission = denied('ZREM', 'ZADD', 'HSET', 'XADD')
+if no_permission then
+  return no_permission
+end
 
 redis.call('ZREM', READY, node_id)
 redis.call('ZADD', LEASES, digits(math.min(lease_end, now + grace_ms)), node_id)

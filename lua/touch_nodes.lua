@@ -25,6 +25,7 @@ local CONFIG, SESSIONS, LEASES, READY, USAGE = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
@@ -100,6 +101,11 @@ for index = 1, count do
       usages[#usages + 1] = join_usage(tonumber(load), usage)
     end
   end
+end
+
+local no_permission = denied('ZADD', 'HSET')
+if no_permission then
+  return no_permission
 end
 
 bulk('ZADD', LEASES, leases)

@@ -50,6 +50,7 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/history.lua
@@ -287,6 +288,11 @@ if moved then
   header.transition = { from = from_pool, to = pool, reason = because, version = version, at = now }
 end
 local stored_record = join_record(header, record)
+
+local no_permission = denied('HSET', 'ZADD', 'ZREM', 'XADD')
+if no_permission then
+  return no_permission
+end
 
 -- Write.
 if is_new_class then
