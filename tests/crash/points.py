@@ -17,6 +17,11 @@ def reads_after_the_first_write(rig: Rig, prepared: Prepared) -> list[str]:
     return [command for command in late if command.split()[0] not in rig.writers]
 
 
+def repeats(prepared: Prepared) -> None:
+    """A caller that did not get the reply repeats its call: nothing more comes of it."""
+    _assert_state(prepared.again, {"after": prepared.after}, "the call repeated")
+
+
 def script_fails(rig: Rig, prepared: Prepared, point: int) -> None:
     """A call of Redis raises an error."""
     rig.put(prepared.snapshot)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
+from pyscheduler.keys import key
 from pyscheduler.scripts import load_scripts
 from tests.crash import points
-from tests.crash.rig import Prepared, Rig
+from tests.crash.rig import NAMESPACE, Prepared, Rig
 from tests.crash.scenarios import SCENARIOS, WRITING
 
 EACH = pytest.mark.parametrize("name", SCENARIOS)
@@ -39,6 +40,20 @@ def test_every_script_and_every_event_is_among_the_scenarios(rig: Rig) -> None:
 @EACH
 def test_nothing_is_read_after_the_first_write(rig: Rig, name: str) -> None:
     assert points.reads_after_the_first_write(rig, rig.prepare(SCENARIOS[name])) == []
+
+
+@EACH
+def test_every_key_that_is_touched_is_declared(rig: Rig, name: str) -> None:
+    prepared = rig.prepare(SCENARIOS[name])
+    (call,) = prepared.calls
+    declared = {key(NAMESPACE, of_script) for of_script in load_scripts()[call.script].header.keys}
+    assert {command.split()[1] for command in prepared.trace} <= declared
+
+
+@pytest.mark.parametrize("name", [name for name in WRITING if name != "upkeep_that_brakes"])
+def test_a_call_that_is_repeated_does_nothing_more(rig: Rig, name: str) -> None:
+    """A step of upkeep that braked goes on where it stopped; all others have no more to do."""
+    points.repeats(rig.prepare(WRITING[name]))
 
 
 @EACH
