@@ -15,11 +15,12 @@
 --   2 operation      set or lift
 --   3 owner          1..64 characters
 --   4 reason         1..256 characters
---   5 allow_unknown  1 = also for a node that is not there
+--   5 allow_unknown  1 = a hold may be set on a node that is not there
 -- REPLY
 --   OK changed live holds
 --     live = 1 if the node is in the store; holds = JSON object owner -> {reason, at}, empty for none
---   UNKNOWN | NOT_OWNER holds | HOLDS_FULL limit | NO_NAMESPACE | SCHEMA found
+--     changed = 0 if there was nothing to do: a caller that lost the reply repeats its call
+--   UNKNOWN | HOLDS_FULL limit | NO_NAMESPACE | SCHEMA found
 -- EVENTS node.status
 -- COST O(log n)
 
@@ -86,13 +87,7 @@ if operation == 'set' then
   holds[owner] = { reason = why, at = now }
 else
   if not holds[owner] then
-    if stored then
-      return { 'NOT_OWNER', stored }
-    end
-    if not session and allow_unknown == '0' then
-      return { 'UNKNOWN' }
-    end
-    return { 'OK', '0', live, '' }
+    return { 'OK', '0', live, stored or '' }
   end
   holds[owner] = nil
   count = count - 1

@@ -1,10 +1,19 @@
 -- One history entry per config version; its stream id is '<version>-0', so a version can neither repeat nor be skipped unseen.
 -- Uses: HISTORY.
 
--- True if an entry for the version can be added. To be asked before the first write: XADD refuses an id that does not grow.
+-- True if an entry for the version can be added. To be asked before the first write: XADD refuses an id that does not grow, and
+-- remembers those of entries that were deleted.
 local function history_accepts(version)
-  local last = redis.call('XREVRANGE', HISTORY, '+', '-', 'COUNT', 1)[1]
-  return not last or tonumber(string.match(last[1], '^(%d+)')) < version
+  if redis.call('EXISTS', HISTORY) == 0 then
+    return true
+  end
+  local info = redis.call('XINFO', 'STREAM', HISTORY)
+  for index = 1, #info, 2 do
+    if info[index] == 'last-generated-id' then
+      return tonumber(string.match(info[index + 1], '^(%d+)')) < version
+    end
+  end
+  return false
 end
 
 -- `changes` is a list of {pool, change}.

@@ -12,7 +12,6 @@ from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import HoldResult, NodeStatus, Registration, Session
 from pyscheduler.errors import (
     AdmissionChanged,
-    HoldConflict,
     InvalidInput,
     LimitExceeded,
     NodeIdConflict,
@@ -236,9 +235,7 @@ class Nodes(Namespace):
     async def lift(self, node_id: str, *, owner: str, reason: str) -> HoldResult:
         """Lifts the owner's hold. The node takes work when no hold is left. Arguments as in :meth:`hold`.
 
-        Raises:
-            HoldConflict: the node is held, but not by this owner.
-            NotFound: no such node.
+        If the owner has none, nothing is changed and the result says so: a lift whose reply was lost can be repeated.
         """
         return await self._hold(node_id, "lift", owner, reason, False)
 
@@ -258,11 +255,6 @@ class Nodes(Namespace):
                 return HoldResult(node_id, changed, holds_of(reply.text()), live)
             case "UNKNOWN":
                 raise NotFound(f"no node {node_id}: see 'pyscheduler node list'")
-            case "NOT_OWNER":
-                owners = ", ".join(hold.owner for hold in holds_of(reply.text()))
-                raise HoldConflict(
-                    f"node {node_id} is held by {owners}; only the owner of a hold can lift it, and {owner} has none"
-                )
             case "HOLDS_FULL":
                 raise LimitExceeded(f"the bound of {reply.text()} holds is reached")
         raise unexpected(reply)

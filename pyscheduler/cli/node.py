@@ -11,6 +11,7 @@ from pyscheduler.cli import documents, output
 from pyscheduler.cli.options import Command, json_option, store_options, user_name
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, few, span
+from pyscheduler.errors import HoldConflict, NotFound
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -184,6 +185,13 @@ def resume(store: StoreTarget, node_id: str, reason: str, owner: str | None, as_
     """Lift your hold on a node. Another owner's hold stays."""
     holder = owner or user_name()
     result = with_allocator(store, lambda allocator: allocator.lift(node_id, owner=holder, reason=reason))
+    if not result.changed and result.holds:
+        owners = ", ".join(hold.owner for hold in result.holds)
+        raise HoldConflict(
+            f"node {node_id} is held by {owners}; only the owner of a hold can lift it, and {holder} has none"
+        )
+    if not result.changed and not result.live:
+        raise NotFound(f"no node {node_id}: see 'pyscheduler node list'")
     _report_holds(result, "hold lifted" if result.changed else f"no hold of {holder}", as_json)
 
 

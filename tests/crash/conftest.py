@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,21 +13,30 @@ from tests.crash.rig import Rig
 PROGRAMS = {"embedded": find_server, "redis-plain": engines.redis_on_path, "redis-6.2": engines.redis_6_2}
 
 
-@pytest.fixture(
-    scope="session",
-    params=[name if name == "embedded" else pytest.param(name, marks=pytest.mark.faults) for name in PROGRAMS],
-)
-def program(request: pytest.FixtureRequest) -> Path:
-    """The server program."""
-    found = PROGRAMS[request.param]()
-    if found is None:
-        pytest.skip(f"nothing was tested on {request.param}: {engines.why_not(request.param)}")
-    return found
+Rigs = Callable[[str], Rig]
 
 
 @pytest.fixture(scope="session")
-def rig(program: Path) -> Iterator[Rig]:
-    """A server that is crashed by one test after another."""
-    rig = Rig(program)
-    yield rig
-    rig.close()
+def rigs() -> Iterator[Rigs]:
+    """A server of each program, crashed by one test after another."""
+    made: dict[str, Rig] = {}
+
+    def rig_of(name: str) -> Rig:
+        found = PROGRAMS[name]()
+        if found is None:
+            pytest.skip(f"nothing was tested on {name}: {engines.why_not(name)}")
+        if name not in made:
+            made[name] = Rig(found)
+        return made[name]
+
+    yield rig_of
+    for rig in made.values():
+        rig.close()
+
+
+@pytest.fixture(
+    params=[name if name == "embedded" else pytest.param(name, marks=pytest.mark.faults) for name in PROGRAMS]
+)
+def rig(request: pytest.FixtureRequest, rigs: Rigs) -> Rig:
+    """The embedded server; in the fault matrix also the others."""
+    return rigs(request.param)

@@ -6,9 +6,14 @@ after, or if repeating the call does not lead where one undisturbed call leads.
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
+from enum import StrEnum
 
 from tests.crash.rig import Content, Prepared, Rig
+from tests.support import DEADLINE_S, wait_until
 
 
 def reads_after_the_first_write(rig: Rig, prepared: Prepared) -> list[str]:
@@ -19,14 +24,15 @@ def reads_after_the_first_write(rig: Rig, prepared: Prepared) -> list[str]:
 
 def repeats(prepared: Prepared) -> None:
     """A caller that did not get the reply repeats its call: nothing more comes of it."""
-    _assert_state(prepared.again, {"after": prepared.after}, "the call repeated")
+    assert_state(prepared.again, {"after": prepared.after}, "the call repeated")
+    assert prepared.reply_again in ("OK", "EXISTS", "UNCHANGED"), f"the call repeated: {prepared.reply_again}"
 
 
 def script_fails(rig: Rig, prepared: Prepared, point: int) -> None:
     """A call of Redis raises an error."""
     rig.put(prepared.snapshot)
     rig.fail(prepared, point)
-    _assert_state(rig.look(), {"before": prepared.before}, f"an error at {_place(prepared, point)}")
+    assert_state(rig.look(), {"before": prepared.before}, f"an error at {_place(prepared, point)}")
 
 
 def script_is_killed(rig: Rig, prepared: Prepared, point: int) -> None:
@@ -38,7 +44,7 @@ def script_is_killed(rig: Rig, prepared: Prepared, point: int) -> None:
         rig.crash()
     place = _place(prepared, point)
     assert killed is (point <= prepared.first_write), f"killed: {killed} at {place}"
-    _assert_state(rig.look(), {"before": prepared.before}, f"SCRIPT KILL at {place}")
+    assert_state(rig.look(), {"before": prepared.before}, f"SCRIPT KILL at {place}")
 
 
 def server_dies(rig: Rig, prepared: Prepared, point: int) -> None:
@@ -47,8 +53,8 @@ def server_dies(rig: Rig, prepared: Prepared, point: int) -> None:
     rig.begin(prepared, point)
     rig.crash()
     place = f"the server died at {_place(prepared, point)}"
-    _assert_state(rig.look(), {"before": prepared.before, "after": prepared.after}, place)
-    _assert_repeats(rig, prepared, place)
+    assert_state(rig.look(), {"before": prepared.before, "after": prepared.after}, place)
+    assert_repeats(rig, prepared, place)
 
 
 def server_dies_before_the_reply_is_read(rig: Rig, prepared: Prepared) -> None:
@@ -57,8 +63,47 @@ def server_dies_before_the_reply_is_read(rig: Rig, prepared: Prepared) -> None:
     for call in prepared.calls:
         rig.send(call)
     rig.crash()
-    _assert_state(rig.look(), {"after": prepared.after}, "the server died after its answer")
-    _assert_repeats(rig, prepared, "the server died after its answer")
+    assert_state(rig.look(), {"after": prepared.after}, "the server died after its answer")
+    assert_repeats(rig, prepared, "the server died after its answer")
+
+
+# A client of nothing but a socket: what it sends comes on its standard input, and how much of it as an argument.
+_CLIENT = """
+import os, signal, socket, sys
+path, size, reads = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "reads"
+server = socket.socket(socket.AF_UNIX)
+server.connect(path)
+server.sendall(sys.stdin.buffer.read()[:size])
+if reads:
+    server.recv(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class Moment(StrEnum):
+    """When a client dies."""
+
+    BEFORE_SENDING = "before it has sent anything"
+    IN_THE_MIDDLE = "in the middle of its call"
+    BEFORE_READING = "before it has read the reply"
+    AFTER_THE_REPLY = "when it has its reply"
+
+
+def client_dies(rig: Rig, prepared: Prepared, moment: Moment) -> None:
+    """The process that calls is killed; another one repeats its call."""
+    rig.put(prepared.snapshot)
+    place = f"the client died {moment}"
+    wire = b"".join(rig.wire(call) for call in prepared.calls)
+    size = {Moment.BEFORE_SENDING: 0, Moment.IN_THE_MIDDLE: len(wire) // 2}.get(moment, len(wire))
+    reads = "reads" if moment is Moment.AFTER_THE_REPLY else ""
+    clients = rig.count_clients()
+    command = [sys.executable, "-I", "-S", "-c", _CLIENT, rig.socket_path, str(size), reads]
+    died = subprocess.run(command, input=wire, timeout=DEADLINE_S)
+    assert died.returncode == -signal.SIGKILL, f"the client ended with {died.returncode}"
+    wait_until(lambda: rig.count_clients() == clients, "the server has noticed")
+    state = {"before": prepared.before} if size < len(wire) else {"after": prepared.after}
+    assert_state(rig.look(), state, place)
+    assert_repeats(rig, prepared, place)
 
 
 def log_is_torn(rig: Rig, prepared: Prepared, choose: slice) -> int:
@@ -78,8 +123,8 @@ def log_is_torn(rig: Rig, prepared: Prepared, choose: slice) -> int:
     for end in ends:
         rig.start_again_with(log, whole[:end])
         place = f"the log ends after {end - begin} of {len(whole) - begin} bytes"
-        _assert_state(rig.look(), {"before": prepared.before, "after": prepared.after}, place)
-        _assert_repeats(rig, prepared, place)
+        assert_state(rig.look(), {"before": prepared.before, "after": prepared.after}, place)
+        assert_repeats(rig, prepared, place)
     return len(ends)
 
 
@@ -98,15 +143,15 @@ def _occurrences(text: bytes, part: bytes, begin: int) -> Iterable[int]:
         at = text.find(part, at + 1)
 
 
-def _assert_repeats(rig: Rig, prepared: Prepared, place: str) -> None:
+def assert_repeats(rig: Rig, prepared: Prepared, place: str) -> None:
     """The client, which has no reply, repeats its call with the ordinary scripts."""
     was_done = rig.look() == prepared.after != prepared.before
     rig.run(prepared.calls)
     wanted = {"again": prepared.again} if was_done else {"after": prepared.after}
-    _assert_state(rig.look(), wanted, f"the call repeated after {place}")
+    assert_state(rig.look(), wanted, f"the call repeated after {place}")
 
 
-def _assert_state(found: Content, allowed: dict[str, Content], place: str) -> None:
+def assert_state(found: Content, allowed: dict[str, Content], place: str) -> None:
     if found in allowed.values():
         return
     closest = min(allowed, key=lambda name: len(_differences(found, allowed[name])))

@@ -51,7 +51,8 @@ class Prepared:
         before: that state.
         after: the state after the action.
         again: the state after the same action once more.
-        reply: the reply of the last script.
+        reply: the status that the last script replies.
+        reply_again: the status that it replies to the same call once more.
         trace: every call of Redis that the scripts make, as ``COMMAND key``.
         sizes: how many of them each script makes.
         first_write: index of the first that writes; the length of the trace if none does.
@@ -62,7 +63,8 @@ class Prepared:
     before: Content
     after: Content
     again: Content
-    reply: Any
+    reply: str
+    reply_again: str
     trace: tuple[str, ...]
     sizes: tuple[int, ...]
     first_write: int
@@ -103,8 +105,8 @@ class Rig:
 
     def _start(self) -> None:
         self.server.start()
-        self.client = redis.Redis.from_url(self.server.url, decode_responses=True)
-        self._binary = redis.Redis.from_url(self.server.url)
+        self.client: Any = redis.Redis.from_url(self.server.url, decode_responses=True)
+        self._binary: Any = redis.Redis.from_url(self.server.url)
         wait_until(self._has_loaded, "the server has loaded its data")
 
     def _has_loaded(self) -> bool:
@@ -182,6 +184,16 @@ class Rig:
             putting.restore(name, 0, dump)
         putting.execute()
 
+    @property
+    def socket_path(self) -> str:
+        return self.server.url.removeprefix("unix://")
+
+    def count_clients(self) -> int:
+        return len(self.client.client_list())
+
+    def used_memory(self) -> int:
+        return int(self.client.info("memory")["used_memory"])
+
     def assert_invariants(self) -> None:
         asyncio.run(assert_invariants(self.server.url, NAMESPACE))
 
@@ -210,12 +222,12 @@ class Rig:
         after = self.look()
         assert traced == after, "a script that is watched does what it does unwatched"
         self.assert_invariants()
-        self.run(calls)
+        reply_again = self.run(calls)[0]
         again = self.look()
         self.assert_invariants()
         first_write = writes[0] if writes else len(trace)
         sizes = tuple(len(of_call) for of_call in traces)
-        return Prepared(calls, snapshot, before, after, again, replies[-1], trace, sizes, first_write)
+        return Prepared(calls, snapshot, before, after, again, replies[-1][0], reply_again, trace, sizes, first_write)
 
     async def _record(self, scenario: Scenario) -> tuple[tuple[Call, ...], dict[bytes, bytes]]:
         self.client.flushall()
@@ -252,6 +264,22 @@ class Rig:
                 return
         raise AssertionError(f"no script reached point {point}")
 
+    def fill(self, prepared: Prepared, point: int) -> None:
+        """Runs the calls; the server's memory is full from the point on."""
+        for call, at in _up_to(prepared, point):
+            self.client.eval(*self._arguments(call, Stop.FILL, at))
+
+    def attempt(self, prepared: Prepared, user: str = "default") -> str:
+        """Runs the ordinary scripts as a user; returns what they are refused with, or nothing."""
+        url = self.server.url.replace("unix://", f"unix://{user}:secret@")
+        with redis.Redis.from_url(url if user != "default" else self.server.url, decode_responses=True) as client:
+            for call in prepared.calls:
+                try:
+                    client.eval(*self._plain(call))
+                except redis.exceptions.RedisError as error:
+                    return str(error)
+        return ""
+
     def begin(self, prepared: Prepared, point: int) -> None:
         """Runs the calls until a script waits at the point."""
         caller = self._new_caller()
@@ -269,11 +297,15 @@ class Rig:
         caller.send_command("EVAL", *self._plain(call))
         wait_until(caller.can_read, "the server has answered")
 
+    def wire(self, call: Call) -> bytes:
+        """An ordinary script as it goes over the wire."""
+        return b"".join(self._new_caller().pack_command("EVAL", *self._plain(call)))
+
     def _new_caller(self) -> Any:
         """A connection for a call that will not be answered. It takes the place of the one before."""
         self._drop_caller()
         connection: Any = redis.UnixDomainSocketConnection
-        self._caller = connection(path=self.server.url.removeprefix("unix://"), decode_responses=True)
+        self._caller = connection(path=self.socket_path, decode_responses=True)
         self._caller.connect()
         return self._caller
 

@@ -1,4 +1,5 @@
-"""A script that stops at one of its calls of Redis: it waits there for ever, or fails there, or only counts its calls.
+"""A script that stops at one of its calls of Redis: it waits there for ever, fails there, or fills the server's memory
+there and goes on; or it only counts its calls.
 
 Point ``k`` lies before call ``k``, counted from 0; the last point lies after the last call, before the reply.
 """
@@ -15,6 +16,7 @@ class Stop(StrEnum):
 
     WAIT = "wait"
     FAIL = "fail"
+    FILL = "fill"
     NEVER = "never"
 
 
@@ -24,6 +26,10 @@ local stop_at, how, calls, trace = {at}, '{how}', 0, {{}}
 local function stop()
   if how == 'fail' then
     error('stopped at its point')
+  end
+  if how == 'fill' then
+    redis.call('SETRANGE', 'ballast', {ballast}, 'x')
+    return
   end
   while true do
   end
@@ -35,12 +41,15 @@ local redis = setmetatable({{
       stop()
     end
     calls = calls + 1
-    trace[calls] = command .. ' ' .. tostring((...))
+    trace[calls] = command .. ' ' .. tostring((select(command == 'XINFO' and 2 or 1, ...)))
     return actual.call(command, ...)
   end
 }}, {{ __index = actual }})
 local function body()
 """
+BALLAST_BYTES = 4_000_000
+"""How much ``Stop.FILL`` writes, into a key of its own called ``ballast``."""
+
 _AFTER = """
 end
 local reply = body()
@@ -64,4 +73,4 @@ def stopping(script: Script, how: Stop, at: int = 0, *, shebang: bool) -> str:
         shebang: whether the engine reads the first line.
     """
     first, rest = (script.source if shebang else script.plain_source).split("\n", 1)
-    return first + _BEFORE.format(at=at, how=how) + rest + _AFTER.format()
+    return first + _BEFORE.format(at=at, how=how, ballast=BALLAST_BYTES) + rest + _AFTER.format()

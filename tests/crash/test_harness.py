@@ -83,6 +83,16 @@ def test_a_change_that_is_made_by_two_calls(make_rig: MakeRig) -> None:
         points.log_is_torn(rig, prepared, slice(None))
 
 
+def test_a_script_that_does_not_ask_for_its_permissions(make_rig: MakeRig) -> None:
+    rig = make_rig({"lib/permissions.lua": "local function denied()\n  return nil\nend\n"})
+    prepared = rig.prepare(a_release)
+    rig.client.execute_command("ACL", "SETUSER", "poor", "on", ">secret", "~*", "+@all", "-xadd")
+    rig.put(prepared.snapshot)
+    assert rig.attempt(prepared, "poor"), "denied in its middle"
+    with pytest.raises(AssertionError, match="sessions"):
+        points.assert_state(rig.look(), {"before": prepared.before}, "without XADD")
+
+
 def test_a_script_whose_repetition_does_more(make_rig: MakeRig) -> None:
     condition = "if holds[owner] and holds[owner].reason == why then"
     rig = make_rig(altered("hold_node.lua", condition, "if false then"))

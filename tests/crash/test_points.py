@@ -50,12 +50,6 @@ def test_every_key_that_is_touched_is_declared(rig: Rig, name: str) -> None:
     assert {command.split()[1] for command in prepared.trace} <= declared
 
 
-@pytest.mark.parametrize("name", [name for name in WRITING if name != "upkeep_that_brakes"])
-def test_a_call_that_is_repeated_does_nothing_more(rig: Rig, name: str) -> None:
-    """A step of upkeep that braked goes on where it stopped; all others have no more to do."""
-    points.repeats(rig.prepare(WRITING[name]))
-
-
 @EACH
 def test_an_error_up_to_the_first_write_changes_nothing(rig: Rig, name: str) -> None:
     prepared = rig.prepare(SCENARIOS[name])

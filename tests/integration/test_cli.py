@@ -483,6 +483,7 @@ async def test_a_node_takes_work_when_no_hold_is_left(cli: Cli, cell: Cell) -> N
     assert "no hold is left" in (await cli("node", "resume", "n1", "--reason", "done", "--owner", "ada")).stdout
     assert (await cli.json("node", "list"))[0]["status"] == "ready"
     assert (await cli.json("node", "resume", "n1", "--reason", "done", "--owner", "ada"))["changed"] is False
+    assert "no node n2" in (await cli("node", "resume", "n2", "--reason", "done", exit_code=1)).stderr
 
 
 async def test_the_owner_is_the_user_unless_named(cli: Cli, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+"""A client that dies at any moment of its call leaves all of it done or nothing, and another one may repeat it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash import points
+from tests.crash.points import Moment
+from tests.crash.rig import Rig
+from tests.crash.scenarios import WRITING
+
+
+@pytest.mark.parametrize("name", [name for name in WRITING if name != "upkeep_that_brakes"])
+def test_a_call_that_is_repeated_does_nothing_more_and_is_not_refused(rig: Rig, name: str) -> None:
+    """A step of upkeep that braked goes on where it stopped; all others have no more to do."""
+    points.repeats(rig.prepare(WRITING[name]))
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_client_that_dies(rig: Rig, name: str) -> None:
+    prepared = rig.prepare(WRITING[name])
+    for moment in Moment:
+        points.client_dies(rig, prepared, moment)
