@@ -48,7 +48,7 @@ def _scores(flat: list[Any]) -> dict[str, float]:
 
 
 async def read_state(store: Store) -> State:
-    """Every key in one look."""
+    """Every key in one look, as JSON: Python reads that much faster than a reply of ten thousand parts."""
     script = "\n".join(
         [
             "local kinds, values = {}, {}",
@@ -58,11 +58,13 @@ async def read_state(store: Store) -> State:
             "  elseif kind == 'zset' then values[index] = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')",
             "  else values[index] = redis.call('XRANGE', key, '-', '+') end",
             "end",
-            "return values",
+            "return cjson.encode(values)",
         ]
     )
     keys = [store.key(name) for name in KEY_NAMES]
-    raw = dict(zip(KEY_NAMES, await store.command("EVAL", script, len(keys), *keys), strict=True))
+    # cjson writes an empty list as {}.
+    values = [value or [] for value in json.loads(await store.command("EVAL", script, len(keys), *keys))]
+    raw = dict(zip(KEY_NAMES, values, strict=True))
     return State(
         config=_pairs(raw["config"]),
         pools={name: json.loads(value) for name, value in _pairs(raw["pools"]).items()},

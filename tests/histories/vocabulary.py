@@ -1,0 +1,81 @@
+"""What nodes and operators may say in a random history.
+
+Few words, made to meet: most of what could be drawn freely would have nothing to do with anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pyscheduler import Facts, NodeReport
+from pyscheduler.core.results import NodeStatus
+from tests.harness import document_of, pool
+
+NODES = ("a", "b", "c", "d")
+OWNERS = ("ops", "autoscaler")
+LANGUAGES = ("de", "en", "zh-cn")
+
+FACTS = (
+    Facts(semantic=("en",), asr=("en",), services=("asr",)),
+    Facts(semantic=("en",), asr=("en",), services=("asr",), gpu_memory_gb=(24, 24)),
+    Facts(semantic=("en",), asr=("en",), gpu_memory_gb=(8,)),
+    Facts(semantic=("en",), labels={"zone": "eu"}, services=("asr", "tts"), tts=("en",)),
+    Facts(semantic=("en", "zh-cn"), asr=("en",), services=("asr", "tts"), tts=("zh-cn",), gpu_memory_gb=(24,)),
+    Facts(semantic=("en", "zh-cn"), asr=("zh-cn",), services=("asr",), labels={"origin": "auto"}),
+    Facts(semantic=("de", "en"), asr=("de", "en"), services=("asr",)),
+    Facts(tts=("de",), asr=("en",), services=("asr",)),
+    Facts(asr=("de",), services=("asr",)),
+    Facts(services=("asr",), gpu_memory_gb=(8, 8)),
+    Facts(),
+)
+ONE_LANGUAGE = FACTS[:4]
+"""Facts that are different classes, and name the same auto pool."""
+
+RULES: tuple[dict[str, Any], ...] = (
+    {"semantic": {"exact": ["en"]}},
+    {"semantic": {"exact": ["en", "zh-cn"]}},
+    {"semantic": {"contains": ["en"]}},
+    {"semantic": {"contains": ["en"]}, "services": ["asr"]},
+    {"semantic": {"any": ["de", "zh-cn"]}},
+    {"asr": {"any": ["de", "en"]}, "labels": {"zone": "eu"}},
+    {"asr": {"contains": ["en"]}},
+    {"tts": {"contains": ["de"]}},
+    {"services": ["asr"]},
+    {"services": ["asr", "tts"]},
+    {"gpu": {"min_count": 1}},
+    {"gpu": {"min_count": 2}},
+    {"gpu": {"min_memory_gb": 16}},
+    {"labels": {"zone": "eu"}},
+    {"labels": {"origin": "auto"}},
+)
+
+reports = st.builds(
+    NodeReport.of,
+    st.sampled_from(FACTS),
+    status=st.sampled_from([NodeStatus.READY, NodeStatus.READY, NodeStatus.REGISTERING, NodeStatus.DEGRADED]),
+    load=st.sampled_from([0.0, 0.25, 1.0]),
+    record=st.sampled_from([{}, {"name": "x"}]),
+)
+pools = st.builds(
+    lambda name, priority, match: pool(name, priority=priority, **match),
+    # Some are names that auto pools would take.
+    st.sampled_from(["one", "two", "three", "en", "de", "en-zh_cn"]),
+    st.sampled_from([0, 0, 1]),
+    st.sampled_from(RULES),
+)
+documents = st.builds(
+    lambda declared, auto, share: document_of(*declared, auto=auto, guard={"max_unassigned_share": share}),
+    st.lists(pools, max_size=3, unique_by=lambda one: one["name"]),
+    st.fixed_dictionaries(
+        {
+            "enabled": st.sampled_from([True, True, True, False]),
+            "require_services": st.sampled_from([[], [], ["asr"]]),
+            "min_nodes": st.sampled_from([1, 1, 2, 3]),
+            "max_pools": st.sampled_from([0, 1, 2, 9]),
+            "idle_ttl": st.sampled_from(["1s", "60s"]),
+        }
+    ),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
