@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from pyscheduler import keys
 from pyscheduler.core import ids
 from pyscheduler.core.limits import MAX_MESSAGE_BYTES
-from pyscheduler.core.urls import masked_url
+from pyscheduler.core.urls import StoreUrl, masked_url
 from pyscheduler.errors import InvalidInput, Problem
 
 ENV_PREFIX = "PYSCHEDULER_"
@@ -75,17 +75,7 @@ def _instance_id(value: str | None) -> str | None:
 def _redis_url(value: SecretStr | None) -> SecretStr | None:
     if value is None:
         return None
-    try:
-        parts = urlsplit(value.get_secret_value())
-        parts.port  # noqa: B018  parsed on access, and the only way to have it checked
-    except ValueError:
-        raise ValueError(
-            "is no URL: write redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket"
-        ) from None
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    if parts.scheme == "unix" and not parts.path:
-        raise ValueError("names no socket: write unix:///path/to/socket")
+    StoreUrl.parse(value.get_secret_value())
     return value
 
 
@@ -169,7 +159,7 @@ class StoreSettings(_Settings):
 
     redis_url: Annotated[SecretStr | None, AfterValidator(_redis_url)] = Field(
         default=None,
-        description="Store to use: redis://, rediss:// or unix://. "
+        description="Store to use: redis://, rediss://, unix:// or redis+sentinel://. "
         "Without it, the embedded server of the state directory.",
     )
     namespace: Annotated[str, AfterValidator(_namespace)] = Field(
@@ -192,7 +182,7 @@ class StoreSettings(_Settings):
         if self.redis_url is None:
             return ()
         parts = urlsplit(self.redis_url.get_secret_value())
-        written = [parts.password or "", *(value for key, value in parse_qsl(parts.query) if key == "password")]
+        written = [parts.password or "", *(value for key, value in parse_qsl(parts.query) if key.endswith("password"))]
         return tuple({form for one in written for form in (one, unquote(one), quote(one)) if one})
 
 

