@@ -124,6 +124,17 @@ def redis_6_2() -> Path | None:
     return next((found for place in places if (found := Path(place, "bin", "redis-server")).is_file()), None)
 
 
+def _found_server() -> Path | None:
+    try:
+        return find_server()
+    except EmbeddedServerError:
+        return None
+
+
+PROGRAMS = {"embedded": _found_server, "redis-plain": redis_on_path, "redis-6.2": redis_6_2}
+"""The programs of the engines that are a process of this machine, for tests that start their own."""
+
+
 @contextmanager
 def _testcontainers(folder: Path) -> Iterator[_Started]:
     from testcontainers.community.redis import RedisContainer

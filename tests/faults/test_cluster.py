@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ PATIENT = StoreOptions(timeout_s=60)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(3)
+def cluster(program: Path) -> Iterator[Cluster]:
+    cluster = Cluster(3, program)
     try:
         yield cluster.start()
     finally:
@@ -291,9 +292,9 @@ async def test_a_unix_socket_leads_only_to_its_own_node(cluster: Cluster, name: 
 
 
 @pytest.mark.faults
-async def test_a_replica_takes_the_place_of_a_node_that_died(name: str) -> None:
+async def test_a_replica_takes_the_place_of_a_node_that_died(name: str, program: Path) -> None:
     # Of six, one for each master, so that the one which owns the slot has a replica.
-    cluster = Cluster(3, replicas=3, settings={"cluster-node-timeout": "2000"})
+    cluster = Cluster(3, program, replicas=3, settings={"cluster-node-timeout": "2000"})
     try:
         await asyncio.to_thread(cluster.start)
         options = StoreOptions(timeout_s=2)

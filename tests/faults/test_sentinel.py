@@ -37,9 +37,9 @@ MAX_NODES = 2000
 
 
 @pytest.fixture
-def group() -> Iterator[SentinelGroup]:
+def group(program: Path) -> Iterator[SentinelGroup]:
     """A group in which nobody fails over by itself."""
-    group = SentinelGroup()
+    group = SentinelGroup(program=program)
     try:
         yield group.start()
     finally:
@@ -235,8 +235,8 @@ def named(group: SentinelGroup) -> set[int]:
 
 
 @pytest.mark.faults
-async def test_a_failover_loses_exactly_the_writes_that_the_replica_missed(tmp_path: Path) -> None:
-    group = SentinelGroup(down_after_ms=1000)
+async def test_a_failover_loses_exactly_the_writes_that_the_replica_missed(tmp_path: Path, program: Path) -> None:
+    group = SentinelGroup(program=program, down_after_ms=1000)
     before = document_of(pool("english", semantic={"contains": ["en"]}))
     lost = document_of(pool("german", semantic={"contains": ["de"]}))
     file = tmp_path / "pools.yaml"
@@ -372,8 +372,8 @@ async def in_pool(allocator: Allocator, node_id: str, name: str) -> bool:
 
 async def is_status(allocator: Allocator, node_id: str, status: str) -> bool:
     states = await asked(lambda: allocator.describe([node_id]))
-    return bool(states) and bool(states[0].status == status)
+    return bool(states) and states[0].status == status
 
 
 async def is_gone(allocator: Allocator, node_id: str) -> bool:
-    return await asked(lambda: allocator.describe([node_id])) == []
+    return bool(await asked(lambda: allocator.describe([node_id])) == [])
