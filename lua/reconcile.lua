@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
--- One bounded step of upkeep: expires lapsed leases, drops unused classes and idle auto pools, places waiting classes, audits a slice.
+-- One bounded step of upkeep: expires lapsed leases, releases the nodes of instances that have gone, drops unused classes and idle
+-- auto pools, places waiting classes, audits a slice.
 -- It never clears and never rebuilds. If it was itself away (its last step is older than half a lease) it expires nothing until a full
 -- lease has passed: an outage of the store must not empty the pools. A step that would expire more than a stated share of the fleet
 -- goes on slowly instead, and says so once. After the clock went back, leases from before are cut to a full one.
+-- A node whose lease lapsed because the instance that held its socket has gone gets the reconnect grace that a closed socket gets, once.
+-- For that a gone instance is remembered until two leases after its own has lapsed, and until no lapsed node waits for a later step.
 --
 -- KEYS
 --   1 config        hash
@@ -23,18 +26,19 @@
 -- ARGV
 --   1 lease_ms         1..86400000: the lease that nodes get
 --   2 force            1 = even if another step ran within min_interval_ms
---   3 expire           1..1000: nodes expired at most
+--   3 expire           1..1000: nodes expired or released at most
 --   4 scan             1..1000: classes looked at at most for use and damage, nodes audited at most
 --   5 brake_permille   0..1000: share of the fleet beyond which the brake acts
 --   6 brake_floor      0..1000000: lapsed leases up to which it never acts
---   7 brake_expire     1..1000: nodes expired at most while it acts, or one in a hundred of the fleet if that is more
+--   7 brake_expire     1..1000: the same at most while it acts, or one in a hundred of the fleet if that is more
 --   8 min_interval_ms  0..86400000
+--   9 grace_ms         0..86400000: the reconnect grace of a node whose instance has gone
 -- REPLY
---   OK version expired placed_classes dropped_classes lapsed braked suspended_ms violations
+--   OK version expired released placed_classes dropped_classes lapsed braked suspended_ms violations
 --     created pools, and for each: name
 --     removed pools, and for each: name
 --   SKIPPED version | NO_NAMESPACE | SCHEMA found
--- EVENTS node.expired pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
+-- EVENTS node.expired node.released pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
 -- COST O(expire * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -48,6 +52,7 @@ local NODES, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], K
 --@include lib/events.lua
 --@include lib/history.lua
 --@include lib/tokens.lua
+--@include lib/nodes.lua
 --@include lib/bulk.lua
 --@include lib/facts.lua
 --@include lib/matcher.lua
@@ -58,10 +63,11 @@ local lease_ms, force = integer(ARGV[1], 1, 86400000), ARGV[2]
 local expire, scan = integer(ARGV[3], 1, 1000), integer(ARGV[4], 1, 1000)
 local brake_permille, brake_floor = integer(ARGV[5], 0, 1000), integer(ARGV[6], 0, 1000000)
 local brake_expire, min_interval_ms = integer(ARGV[7], 1, 1000), integer(ARGV[8], 0, 86400000)
-if #KEYS ~= 15 or #ARGV ~= 8 then
-  return badarg('reconcile takes 15 keys and 8 arguments')
+local grace_ms = integer(ARGV[9], 0, 86400000)
+if #KEYS ~= 15 or #ARGV ~= 9 then
+  return badarg('reconcile takes 15 keys and 9 arguments')
 end
-if not (lease_ms and expire and scan and brake_permille and brake_floor and brake_expire and min_interval_ms) then
+if not (lease_ms and expire and scan and brake_permille and brake_floor and brake_expire and min_interval_ms and grace_ms) then
   return badarg('a number is missing or out of its bounds')
 end
 if force ~= '0' and force ~= '1' then
@@ -100,11 +106,31 @@ redis.call('HLEN', NODES)
 redis.call('HLEN', USAGE)
 redis.call('XLEN', EVENTS)
 
--- Expire: which nodes.
+-- Instances whose lease lapsed: whose nodes may have lost their sockets with them, and which of them are forgotten.
 local braked = lapsed > brake_floor and lapsed * 1000 > brake_permille * total
 local allowed = braked and math.min(expire, math.max(brake_expire, math.ceil(total / 100))) or expire
 local suspended_ms = math.max(suspended_until - now, 0)
-local expired, expired_ids = {}, {}
+local lost_instances, instances_gone = {}, {}
+local instances = redis.call('HGETALL', INSTANCES)
+for index = 1, #instances, 2 do
+  local lease_end = tonumber(string.match(instances[index + 1], '^(%d+) ')) or 0
+  if instances[index] ~= '' and suspended_ms == 0 and lease_end <= now then
+    lost_instances[instances[index]] = true
+    if lease_end + 2 * lease_ms <= now and lapsed <= allowed then
+      instances_gone[#instances_gone + 1] = instances[index]
+    end
+  end
+end
+
+-- Expire and release: which nodes.
+local expired, expired_ids, released, released_ids, released_leases, released_tokens = {}, {}, {}, {}, {}, {}
+local function lost_with_instance(node_id, session)
+  if not session or is_offline(session.status) or not next(lost_instances) then
+    return false
+  end
+  local header = record_header(redis.call('HGET', NODES, node_id))
+  return header and lost_instances[header.instance]
+end
 local epoch_floor = tonumber(config.epoch_floor)
 local pool_of, members_gone = {}, {}
 for index = 1, #class_map, 2 do
@@ -114,13 +140,22 @@ if suspended_ms == 0 and lapsed > 0 then
   for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', digits(now), 'LIMIT', 0, allowed)) do
     local session = parse_token(redis.call('HGET', SESSIONS, node_id))
     local class = tonumber(redis.call('ZSCORE', MEMBERS, node_id) or nil)
-    epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
-    expired_ids[#expired_ids + 1] = node_id
-    expired[#expired + 1] = {
-      node_id = node_id, class = class, pool = pool_of[class] or '',
-      reason = session and session.status == 'o' and 'grace_ended' or 'lease_lapsed',
-    }
-    members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
+    if lost_with_instance(node_id, session) then
+      released_ids[#released_ids + 1] = node_id
+      released[#released + 1] = { node_id = node_id, pool = pool_of[class] or '', epoch = session.epoch }
+      released_leases[#released_leases + 1] = digits(now + grace_ms)
+      released_leases[#released_leases + 1] = node_id
+      released_tokens[#released_tokens + 1] = node_id
+      released_tokens[#released_tokens + 1] = make_token(session.epoch, session.class, 'l', session.digest)
+    else
+      epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
+      expired_ids[#expired_ids + 1] = node_id
+      expired[#expired + 1] = {
+        node_id = node_id, class = class, pool = pool_of[class] or '',
+        reason = session and is_offline(session.status) and 'grace_ended' or 'lease_lapsed',
+      }
+      members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
+    end
   end
 end
 -- After the clock went back: leases that no node can have been given since. They would outlive a node that has gone by as much.
@@ -232,16 +267,6 @@ for index = 1, #audited, 2 do
 end
 node_cursor = #audited / 2 == scan and node_cursor + scan or 0
 
--- Instances whose lease lapsed.
-local instances_gone = {}
-local instances = redis.call('HGETALL', INSTANCES)
-for index = 1, #instances, 2 do
-  local lease_end = tonumber(string.match(instances[index + 1], '^(%d+) '))
-  if instances[index] ~= '' and suspended_ms == 0 and (not lease_end or lease_end <= now) then
-    instances_gone[#instances_gone + 1] = instances[index]
-  end
-end
-
 local changed_pools = #changes > 0
 local new_version = changed_pools and version + 1 or version
 if changed_pools and not history_accepts(new_version) then
@@ -271,6 +296,14 @@ end
 
 -- Write.
 bulk('ZADD', LEASES, cut)
+bulk('ZREM', READY, released_ids)
+bulk('ZADD', LEASES, released_leases)
+bulk('HSET', SESSIONS, released_tokens)
+for _, node in ipairs(released) do
+  emit(
+    now, version, 'node.released', 'node_id', node.node_id, 'pool', node.pool, 'epoch', digits(node.epoch), 'reason', 'instance_lost'
+  )
+end
 for _, key in ipairs({ MEMBERS, READY, LEASES }) do
   bulk('ZREM', key, expired_ids)
 end
@@ -322,14 +355,14 @@ redis.call(
   'epoch_floor', digits(epoch_floor),
   'braked', braked and suspended_ms == 0 and '1' or '0', 'class_cursor', digits(class_cursor), 'node_cursor', digits(node_cursor)
 )
-if #expired > 0 or #dropped_classes > 0 or changed_pools or violations > 0 then
+if #expired > 0 or #released > 0 or #dropped_classes > 0 or changed_pools or violations > 0 then
   emit(
-    now, new_version, 'reconcile.ran', 'expired', digits(#expired), 'dropped_classes', digits(#dropped_classes),
-    'placed_classes', digits(#remapped), 'violations', digits(violations)
+    now, new_version, 'reconcile.ran', 'expired', digits(#expired), 'released', digits(#released),
+    'dropped_classes', digits(#dropped_classes), 'placed_classes', digits(#remapped), 'violations', digits(violations)
   )
 end
 local reply = {
-  'OK', digits(new_version), digits(#expired), digits(#remapped), digits(#dropped_classes), digits(lapsed),
+  'OK', digits(new_version), digits(#expired), digits(#released), digits(#remapped), digits(#dropped_classes), digits(lapsed),
   braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), digits(#created),
 }
 for _, pool in ipairs(created) do

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Renews, or with a lease of 0 gives up, the lease of a scheduler instance. An instance's lease says nothing about its nodes.
+-- Renews, or with a lease of 0 gives up, the lease of a scheduler instance. Where the table is full, a further instance takes the
+-- place of the one whose lease lapsed first.
 --
 -- KEYS
 --   1 config     hash
@@ -11,7 +12,7 @@
 -- REPLY
 --   OK changed | INSTANCES_FULL limit | NO_NAMESPACE | SCHEMA found
 -- EVENTS none
--- COST O(1)
+-- COST O(1); for a further instance while the table is full O(MAX_INSTANCES)
 
 local CONFIG, INSTANCES = KEYS[1], KEYS[2]
 --@include lib/limits.lua
@@ -40,12 +41,26 @@ if not config then
 end
 local now = now_ms()
 local known = redis.call('HEXISTS', INSTANCES, instance) == 1
+local makes_room
 if lease_ms > 0 and not known and redis.call('HLEN', INSTANCES) - 1 >= MAX_INSTANCES then
-  return { 'INSTANCES_FULL', digits(MAX_INSTANCES) }
+  local first = now
+  local instances = redis.call('HGETALL', INSTANCES)
+  for index = 1, #instances, 2 do
+    local lease_end = tonumber(string.match(instances[index + 1], '^(%d+) ')) or 0
+    if instances[index] ~= '' and lease_end <= first then
+      makes_room, first = instances[index], lease_end
+    end
+  end
+  if not makes_room then
+    return { 'INSTANCES_FULL', digits(MAX_INSTANCES) }
+  end
 end
 
 if lease_ms == 0 then
   return { 'OK', digits(redis.call('HDEL', INSTANCES, instance)) }
+end
+if makes_room then
+  redis.call('HDEL', INSTANCES, makes_room)
 end
 redis.call('HSET', INSTANCES, instance, digits(now + lease_ms) .. ' ' .. info)
 return { 'OK', '1' }

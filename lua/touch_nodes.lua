@@ -16,7 +16,7 @@
 -- REPLY
 --   OK version letters
 --     one letter a node, in order: A alive; S stale: the session is over; U unknown: the store lost the node, or a newer state of
---     this session than it holds, so the caller registers it again
+--     this session than it holds, or took its instance for dead, so the caller registers it again
 --   NO_NAMESPACE | SCHEMA found
 -- EVENTS none
 -- COST O(nodes of the call * log n)

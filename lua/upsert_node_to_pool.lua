@@ -154,6 +154,10 @@ if mode == 'update' then
   if previous.epoch ~= asked_epoch or previous.status == 'o' then
     return { 'STALE' }
   end
+  if previous.status == 'l' then
+    -- Its instance was taken for dead: the session goes on by registering again, so that the record names who holds it.
+    return { 'UNKNOWN' }
+  end
   epoch = asked_epoch
 elseif same_session then
   if previous.status == 'o' then
@@ -178,7 +182,7 @@ else
   registered = previous and 'reconnect' or 'new'
 end
 -- A session that is put back was there first: the store has only forgotten it.
-local takes_over = mode == 'new' and registered and previous and previous.status ~= 'o' and lease_end > now
+local takes_over = mode == 'new' and registered and previous and not is_offline(previous.status) and lease_end > now
 if takes_over then
   if takeover == '0' then
     return { 'CONFLICT', header and header.instance or '' }

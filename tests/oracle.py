@@ -15,7 +15,7 @@ from typing import Any
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.store import Store
 
-STATUS = {"g": "registering", "r": "ready", "d": "degraded", "o": "offline"}
+STATUS = {"g": "registering", "r": "ready", "d": "degraded", "o": "offline", "l": "offline"}
 
 
 @dataclass
@@ -269,7 +269,7 @@ def replay_violations(state: State) -> list[str]:
         found.append("8: the replayed epochs differ")
     for node, entry in nodes.items():
         letter = state.sessions.get(node, ":::").split(":")[2]
-        seen = "draining" if node in state.holds and letter != "o" else STATUS.get(letter, "")
+        seen = "draining" if node in state.holds and letter not in ("o", "l") else STATUS.get(letter, "")
         if entry["status"] != seen:
             found.append(f"8: {node} is {seen}, its events say {entry['status']}")
     used = set(state.members.values())

@@ -12,7 +12,7 @@ from pyscheduler.errors import StoreError
 T = TypeVar("T")
 
 STATUS_LETTERS = {NodeStatus.REGISTERING: "g", NodeStatus.READY: "r", NodeStatus.DEGRADED: "d"}
-_STATUS_OF_LETTER = {"o": NodeStatus.OFFLINE} | {letter: status for status, letter in STATUS_LETTERS.items()}
+_STATUS_OF_LETTER = dict.fromkeys("ol", NodeStatus.OFFLINE) | {letter: one for one, letter in STATUS_LETTERS.items()}
 
 
 class Reply:

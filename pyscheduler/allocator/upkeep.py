@@ -20,13 +20,21 @@ class Upkeep(Namespace):
     """The calls that keep the store in order."""
 
     async def reconcile(
-        self, *, lease_ms: int, force: bool = False, limits: ReconcileLimits = _DEFAULT_LIMITS
+        self,
+        *,
+        lease_ms: int,
+        grace_ms: int = 30_000,
+        force: bool = False,
+        limits: ReconcileLimits = _DEFAULT_LIMITS,
     ) -> ReconcileReport:
         """One bounded step of upkeep: expires lapsed leases, drops what is unused, places what waits, audits a slice.
+
+        A node whose lease lapsed, and whose instance had a lease that lapsed too, is released with a grace instead.
 
         Args:
             lease_ms: the lease that nodes get; says how long expiry waits after an outage. Call this more than twice in
                 that time: a longer pause counts as an outage, after which nothing is expired for a full lease.
+            grace_ms: how long a node whose instance has gone may take to reconnect, 0..86,400,000 ms.
             force: even if another step ran within ``limits.min_interval_ms``.
             limits: bounds of the step.
         """
@@ -40,16 +48,29 @@ class Upkeep(Namespace):
                 brake_floor=limits.brake_floor,
                 brake_expire=limits.brake_expire,
                 min_interval_ms=limits.min_interval_ms,
+                grace_ms=grace_ms,
             )
         )
         version = reply.integer()
         if reply.status == "SKIPPED":
-            return ReconcileReport(True, 0, 0, 0, (), (), 0, False, 0, 0, version)
-        expired, placed, dropped, lapsed = reply.integer(), reply.integer(), reply.integer(), reply.integer()
+            return ReconcileReport(True, 0, 0, 0, 0, (), (), 0, False, 0, 0, version)
+        expired, released, placed, dropped = reply.integer(), reply.integer(), reply.integer(), reply.integer()
+        lapsed = reply.integer()
         braked, suspended_ms, violations = reply.text() == "1", reply.integer(), reply.integer()
         created, removed = reply.many(reply.text), reply.many(reply.text)
         return ReconcileReport(
-            False, expired, placed, dropped, created, removed, lapsed, braked, suspended_ms, violations, version
+            skipped=False,
+            expired=expired,
+            released=released,
+            placed_classes=placed,
+            dropped_classes=dropped,
+            created_pools=created,
+            removed_pools=removed,
+            lapsed=lapsed,
+            braked=braked,
+            suspended_ms=suspended_ms,
+            violations=violations,
+            version=version,
         )
 
     async def renew_instance(self, instance: str, *, lease_ms: int, info: Mapping[str, str | int]) -> None:
@@ -75,7 +96,7 @@ class Upkeep(Namespace):
         await self._reply(calls.renew_instance(instance=ids.instance_id(instance), lease_ms=0, info="{}"))
 
     async def instances(self) -> list[InstanceInfo]:
-        """The scheduler instances that have a lease, lapsed ones too until reconcile drops them."""
+        """The scheduler instances whose lease has not lapsed."""
         flat = await self._store.command("HGETALL", self._store.key("instances"))
         seconds, micros = await self._store.command("TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -83,7 +104,9 @@ class Upkeep(Namespace):
         for instance, stored in zip(flat[::2], flat[1::2], strict=True):
             if instance:
                 lease_end, info = stored.split(" ", 1)
-                found.append(InstanceInfo(instance, int(lease_end) - now_ms, json_of(info)))
+                lease_ms = int(lease_end) - now_ms
+                if lease_ms > 0:
+                    found.append(InstanceInfo(instance, lease_ms, json_of(info)))
         return sorted(found, key=lambda info: info.instance)
 
     async def ping(self) -> float:

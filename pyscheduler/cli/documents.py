@@ -143,6 +143,7 @@ def reconcile_report(value: results.ReconcileReport) -> Document:
         "version": value.version,
         "skipped": value.skipped,
         "expired": value.expired,
+        "released": value.released,
         "placed_classes": value.placed_classes,
         "dropped_classes": value.dropped_classes,
         "created_pools": list(value.created_pools),

@@ -25,7 +25,7 @@ async def reconcile(allocator: Allocator) -> results.ReconcileReport:
         total = last = await allocator.reconcile(lease_ms=_LEASE_MS, force=True, limits=limits)
         lapsed = total.lapsed
         for _ in range(_MAX_PASSES - 1):
-            bar.advance(total.expired, lapsed)
+            bar.advance(total.expired + total.released, lapsed)
             # Under the brake the rest is meant to wait; while expiry is suspended another pass changes nothing.
             if last.braked or not _did_something(last):
                 break
@@ -37,6 +37,7 @@ async def reconcile(allocator: Allocator) -> results.ReconcileReport:
 def _did_something(report: results.ReconcileReport) -> bool:
     return bool(
         report.expired
+        or report.released
         or report.placed_classes
         or report.dropped_classes
         or report.created_pools
@@ -48,6 +49,7 @@ def _added(total: results.ReconcileReport, last: results.ReconcileReport) -> res
     return replace(
         last,
         expired=total.expired + last.expired,
+        released=total.released + last.released,
         placed_classes=total.placed_classes + last.placed_classes,
         dropped_classes=total.dropped_classes + last.dropped_classes,
         created_pools=total.created_pools + last.created_pools,

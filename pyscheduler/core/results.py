@@ -230,11 +230,11 @@ class ReconcileLimits:
     """Bounds of one reconcile call.
 
     Args:
-        expire: nodes expired at most, 1..1000.
+        expire: nodes expired or released at most, 1..1000.
         scan: classes looked at at most, 1..1000.
         brake_share: share of the fleet, 0..1, beyond which lapsed leases are not expired at full speed.
         brake_floor: number of lapsed leases below which the brake never acts.
-        brake_expire: nodes expired at most in a call while the brake is on.
+        brake_expire: nodes expired or released at most in a call while the brake is on.
         min_interval_ms: a call within this time of the last one is skipped unless forced.
     """
 
@@ -248,10 +248,16 @@ class ReconcileLimits:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """``suspended_ms``: expiry is suspended for that long, since reconcile had itself been away."""
+    """What a step of upkeep did.
+
+    Attributes:
+        released: nodes that got the reconnect grace, because their scheduler instance has gone.
+        suspended_ms: expiry is suspended for that long, since reconcile had itself been away.
+    """
 
     skipped: bool
     expired: int
+    released: int
     placed_classes: int
     dropped_classes: int
     created_pools: tuple[str, ...]

@@ -44,7 +44,9 @@ class Reconciler:
         """One pass. Returns whether more is left to be done soon."""
         shared = self._shared
         try:
-            report = await shared.allocator.reconcile(lease_ms=shared.lease_ms, force=force, limits=self._limits)
+            report = await shared.allocator.reconcile(
+                lease_ms=shared.lease_ms, grace_ms=shared.grace_ms, force=force, limits=self._limits
+            )
         except StoreUnavailable as error:
             shared.metrics.reconciled.labels("unavailable").inc()
             shared.log.debug("reconcile_failed", error=str(error))
@@ -58,7 +60,9 @@ class Reconciler:
             shared.log.error("reconcile_defect", exc_info=error)
             return False
         self._tell(report)
-        return not report.skipped and not report.braked and not report.suspended_ms and report.lapsed > report.expired
+        if report.skipped or report.braked or report.suspended_ms:
+            return False
+        return report.lapsed > report.expired + report.released
 
     def _tell(self, report: ReconcileReport) -> None:
         metrics, log = self._shared.metrics, self._shared.log
@@ -71,6 +75,7 @@ class Reconciler:
         metrics.config_version.set(report.version)
         done = {
             "expired": report.expired,
+            "released": report.released,
             "placed_classes": report.placed_classes,
             "dropped_classes": report.dropped_classes,
             "created_pools": list(report.created_pools),

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pyscheduler.core.results import Event
+from pyscheduler.core.results import Event, NodeStatus
 from pyscheduler.errors import EventsLost, PyschedulerError
 from pyscheduler.registry.connection import Connection, Shared
 
@@ -89,6 +89,9 @@ class Watcher:
                 self._affect(node_id=event.node_id)
             case "node.expired" if holder is not None and event.node_id is not None:
                 self._lost(event.node_id)
+            case "node.released" if holder is not None and event.reason == "instance_lost":
+                # This very process was taken for dead; the node is still here.
+                self._lost(holder.node_id or "")
             case "class.remapped":
                 self._affect(node_class=_number(event.fields.get("class")))
             case "pool.created":
@@ -151,7 +154,7 @@ async def tell_states(shared: Shared, holders: dict[str, Connection]) -> list[Co
         holders: the nodes to compare, by id.
 
     Returns:
-        The sockets of nodes that the store does not know, or knows only an older session of.
+        The sockets of nodes that the store does not know, knows only an older session of, or has released.
 
     Raises:
         PyschedulerError: the store could not be asked.
@@ -168,6 +171,8 @@ async def tell_states(shared: Shared, holders: dict[str, Connection]) -> list[Co
                 continue  # it ended or was registered anew meanwhile: what was read may be older
             if state is None or state.epoch < holder.epoch:
                 lost.append(holder)
+            elif state.epoch == holder.epoch and state.status is NodeStatus.OFFLINE:
+                lost.append(holder)  # this process was taken for dead
             elif state.epoch > holder.epoch:
                 holder.taken_over()
             else:

@@ -120,6 +120,7 @@ def reconcile(
     brake_floor: int,
     brake_expire: int,
     min_interval_ms: int,
+    grace_ms: int,
 ) -> None: ...
 
 

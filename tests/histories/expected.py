@@ -71,8 +71,13 @@ def epoch_of(state: State, node_id: str) -> int:
     return int(state.sessions[node_id].split(":")[0])
 
 
-def is_offline(state: State, node_id: str) -> bool:
+def is_released(state: State, node_id: str) -> bool:
     return state.sessions[node_id].split(":")[2] == "o"
+
+
+def is_offline(state: State, node_id: str) -> bool:
+    """Released, or lost with its instance."""
+    return is_released(state, node_id) or state.sessions[node_id].split(":")[2] == "l"
 
 
 def now_of(state: State) -> int:

@@ -20,7 +20,7 @@ from pyscheduler import Allocator, Facts, NodeReport, PoolDocument
 from pyscheduler.core.results import ReconcileLimits, Registration
 from pyscheduler.errors import GuardRefused, NodeIdConflict, NotFound, SessionLost, VersionConflict
 from tests.cells import Replica, lose_everything
-from tests.harness import EPOCH_MS, LEASE_MS, STANDING_CLOCK, Cell, document_of
+from tests.harness import EPOCH_MS, GRACE_MS, LEASE_MS, STANDING_CLOCK, Cell, document_of
 from tests.histories.expected import (
     epoch_of,
     facts_of_node,
@@ -395,13 +395,26 @@ class Histories(Watched):
         allowed = 0 if report.suspended_ms else 1 if braked else expire
         assert report.suspended_ms == suspended_ms(before)
         assert report.braked is (braked and not report.suspended_ms)
-        assert report.expired == len(before.members) - len(self.state.members) == min(allowed, len(lapsed))
+        assert report.expired == len(before.members) - len(self.state.members)
+        assert report.expired + report.released == min(allowed, len(lapsed))
+        new = self.state.events[len(before.events) :]
+        lost = [event["node_id"] for event in new if event["type"] == "node.released"]
+        assert len(lost) == report.released
+        for node_id in lost:
+            assert not is_offline(before, node_id), "the grace is given once"
+            assert self.state.leases[node_id] == now_of(before) + GRACE_MS
+            assert node_id not in self.state.ready
         assert set(report.removed_pools) == idle_pools(before)
         if now_of(before) < int(before.config.get("ticked_at", 0)):
             # The clock went back, and no node has been given a longer lease since.
             assert max(self.state.leases.values(), default=0) <= now_of(before) + LEASE_MS
         assert report.violations == 0
         assert not overdue(self.state)
+
+    @rule(lease_ms=st.sampled_from([1, LEASE_MS // 3, 100 * LEASE_MS]))
+    def instance_renews(self, lease_ms: int) -> None:
+        self.run(self.allocator.renew_instance("test", lease_ms=lease_ms, info={}))
+        self.step(changes=False)
 
     @rule()
     def scripts_are_flushed(self) -> None:

@@ -16,7 +16,7 @@ from pyscheduler.core.results import CheckReport, NodeStatus, Registration, Sess
 from pyscheduler.keys import KEY_NAMES
 from tests.cells import Replica
 from tests.harness import LEASE_MS, Cell
-from tests.histories.expected import epoch_of, facts_of_node, is_offline, now_of, pool_of, reason_without_pool
+from tests.histories.expected import epoch_of, facts_of_node, is_offline, is_released, now_of, pool_of, reason_without_pool
 from tests.oracle import State, expected_pool, read_state, violations
 
 T = TypeVar("T")
@@ -145,10 +145,10 @@ class Watched(RuleBasedStateMachine):
             and one not in self.current()
             and (
                 epoch_of(self.state, node_id) > one.session.epoch
-                or (epoch_of(self.state, node_id) == one.session.epoch and is_offline(self.state, node_id))
+                or (epoch_of(self.state, node_id) == one.session.epoch and is_released(self.state, node_id))
             )
         ]
 
     def lost(self) -> list[Tenure]:
-        """Tenures that the store has forgotten, or of which it holds an earlier state."""
+        """Tenures that the store has forgotten or holds an earlier state of, or whose instance it took for dead."""
         return [one for one in self.tenures if one not in self.current() and one not in self.ended()]

@@ -63,6 +63,7 @@ def baseline(token: str) -> dict[str, calls.Call]:
             brake_floor=10,
             brake_expire=1,
             min_interval_ms=0,
+            grace_ms=1000,
         ),
         "renew_instance": calls.renew_instance(instance="i1", lease_ms=1000, info="{}"),
         "list_pools": calls.list_pools(name=""),

@@ -136,6 +136,7 @@ BAD = {
         "brake_floor": ["-1", "x"],
         "brake_expire": ["0"],
         "min_interval_ms": ["-1"],
+        "grace_ms": ["", "-1"],
     },
     "renew_instance": {"instance": ["", "a b"], "lease_ms": ["-1", ""], "info": ["", "[]", "{" + LONG]},
     "open_namespace": {"auto": ["", "1"], "admission": ["", "["]},
