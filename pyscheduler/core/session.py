@@ -119,7 +119,6 @@ class NodeSession:
         "_bad_in_a_row",
         "_gate",
         "_gone",
-        "_heard_ms",
         "_ledger",
         "_opened_ms",
         "_other_id_noted",
@@ -128,6 +127,7 @@ class NodeSession:
         "_pushed",
         "_release_reason",
         "_version",
+        "heard_ms",
         "session_id",
     )
 
@@ -135,7 +135,7 @@ class NodeSession:
         self.session_id = session_id
         self._policy = policy
         self._opened_ms = now_ms
-        self._heard_ms = now_ms
+        self.heard_ms = now_ms
         self._phase = _Phase.OPEN
         self._gone = False
         self._release_reason = "socket_closed"
@@ -180,7 +180,7 @@ class NodeSession:
         """A text frame came."""
         if self.closed:
             return []
-        self._heard_ms = now_ms
+        self.heard_ms = now_ms
         try:
             frame = protocol.parse_frame(text)
             actions = self._on_frame(frame, now_ms)
@@ -193,14 +193,14 @@ class NodeSession:
         """A binary frame came: the protocol has none."""
         if self.closed:
             return []
-        self._heard_ms = now_ms
+        self.heard_ms = now_ms
         return self._bad(FrameError(ErrorCode.INVALID_MESSAGE, "binary frames are not used: send JSON in text frames"))
 
     def on_oversize(self, size: int, now_ms: int) -> list[Action]:
         """A frame of ``size`` bytes came, or at least so many, and was not read."""
         if self.closed:
             return []
-        self._heard_ms = now_ms
+        self.heard_ms = now_ms
         return self._bad(protocol.too_large(size))
 
     def _bad(self, error: FrameError) -> list[Action]:
@@ -275,7 +275,7 @@ class NodeSession:
                 self._close(CloseCode.PROTOCOL_ABUSE, message),
             ]
         # A client sends nothing before it has its ack: its silence counts from then on.
-        if ledger.session is not None and now_ms - self._heard_ms >= self._policy.silence_ms:
+        if ledger.session is not None and now_ms - self.heard_ms >= self._policy.silence_ms:
             message = f"no message for {self._policy.silence_ms / 1000:g} s"
             self._release_reason = "silent"
             return [self._note("info", "silent"), self._close(CloseCode.PROTOCOL_ABUSE, message)]
@@ -300,7 +300,7 @@ class NodeSession:
         if registration.cloned_id:
             actions.append(self._note("warning", "cloned_id"))
         if first:
-            self._heard_ms = max(self._heard_ms, now_ms)
+            self.heard_ms = max(self.heard_ms, now_ms)
             actions.append(self._note("info", "registered", pool=registration.pool or "", reason=registration.reason))
         if flight.ack:
             actions.append(Send(protocol.register_ack(ledger.node_id, registration.status)))

@@ -180,6 +180,11 @@ class Connection:
         machine = self.machine
         return machine.node_id is not None and not self.epoch and not machine.in_flight and not machine.closed
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the node has said nothing for a lease. A socket may look open long after its node has gone."""
+        return now_ms() - self.machine.heard_ms >= self._shared.lease_ms
+
     # --- the reader --------------------------------------------------------------------------------------------------
 
     async def on_text(self, text: str) -> None:

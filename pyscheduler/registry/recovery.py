@@ -2,7 +2,8 @@
 
 The sockets are the truth about which nodes are here. After an outage, and now and then, every node that holds a socket
 is compared with the store: one that the store does not know is registered again under its epoch, one that another
-process holds now is closed, and one of which something changed is told.
+process holds now is closed, and one of which something changed is told. For a node that has said nothing for a lease
+nobody speaks: its own next message registers it again.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Recovery:
     async def _put_back_lost(self) -> None:
         lost, self._lost = self._lost, set()
         holders = (self._shared.sockets.holder(node_id) for node_id in lost)
-        await self._put_back([holder for holder in holders if holder is not None], "expired by the store")
+        await self._put_back([one for one in holders if one is not None and not one.is_silent], "expired by the store")
 
     async def _compare(self) -> None:
         """Compare every node of this process with the store."""
@@ -127,7 +128,7 @@ class Recovery:
         # Also those whose first registration an outage has kept waiting.
         waiting = [one for one in self._shared.sockets if one.waits_for_store]
         await self._put_back(waiting, "registration had to wait")
-        await self._put_back(lost, "not in the store")
+        await self._put_back([one for one in lost if not one.is_silent], "not in the store")
         self._next_compare = time.monotonic() + self._compare_s * random.uniform(0.8, 1.2)
 
     async def _put_back(self, connections: list[Connection], reason: str) -> None:

@@ -461,6 +461,22 @@ async def test_a_silent_node_is_closed_and_released(serve: Serve) -> None:
     assert scheduler.logged("node.released")[-1]["reason"] == "silent"
 
 
+async def test_a_node_that_says_nothing_for_a_lease_is_gone_until_it_says_something(serve: Serve) -> None:
+    """Nobody must speak for it, though its connection looks alive: a dead node would take work until that is closed."""
+    scheduler = await serve(lease_ms=600, reconcile_interval_ms=100, resync_interval_ms=100, silence_timeout_ms=60_000)
+    async with connect(scheduler.url) as node:
+        await node.become_ready()
+        epoch = await eventually(lambda: _epoch(scheduler, node.node_id), "the node is there")
+        await wait_until_async(lambda: scheduler.logged("node.expired"), "the node is expired")
+        passes = scheduler.process.shared.metrics.reconciled.labels("done")._value
+        seen = passes.get()
+        await wait_until_async(lambda: passes.get() >= seen + 5, "all that runs in the background has run")
+        assert await scheduler.state(node.node_id) is None
+        assert not scheduler.logged("nodes_put_back")
+        await node.heartbeat()
+        assert await eventually(lambda: _epoch(scheduler, node.node_id), "it is registered again") > epoch
+
+
 async def test_a_half_open_connection_does_not_stay(serve: Serve) -> None:
     """The peer is gone without a word: nothing comes any more, and nobody answers the closing handshake."""
     scheduler = await serve(silence_timeout_ms=300)
@@ -744,6 +760,11 @@ async def test_ports_that_are_taken_are_named(serve: Serve, redis_url: str, name
 async def _with_status(scheduler: Scheduler, node_id: str, status: NodeStatus) -> Any:
     state = await scheduler.state(node_id)
     return state if state is not None and state.status is status else None
+
+
+async def _epoch(scheduler: Scheduler, node_id: str) -> int:
+    state = await scheduler.state(node_id)
+    return state.epoch if state is not None else 0
 
 
 async def _is_unknown(scheduler: Scheduler, node_id: str) -> bool:
