@@ -136,9 +136,17 @@ class StoreError(PyschedulerError):
 
 
 class StoreUnavailable(StoreError):
-    """The store could not be reached or does not take the call now; the call was **not** executed."""
+    """The store could not be reached or does not take the call now; the call was **not** executed.
+
+    Attributes:
+        next_step: what to do about it, where the store answered and said why it refuses; else empty.
+    """
 
     exit_code = 5
+
+    def __init__(self, problem: str, next_step: str = "") -> None:
+        self.next_step = next_step
+        super().__init__(problem)
 
 
 class OutcomeUnknown(StoreUnavailable):

@@ -36,8 +36,7 @@ class EmbeddedServerError(StoreUnavailable):
     """
 
     def __init__(self, problem: str, next_step: str) -> None:
-        self.next_step = next_step
-        super().__init__(problem)
+        super().__init__(problem, next_step)
         self.add_note(next_step)
 
 

@@ -16,6 +16,15 @@ _CREDENTIALS = re.compile(
     r"NOAUTH|WRONGPASS|invalid username-password pair|invalid password|Authentication required", re.I
 )
 
+_WAIT = "wait a moment and repeat"
+_REFUSALS = {
+    "BUSY": "find out whose script it is; SCRIPT KILL ends one that has written nothing",
+    "MISCONF": "make room on the server's disk, and read its log: it takes writes again once it can save them",
+    "NOREPLICAS": "see that enough replicas are connected (min-replicas-to-write)",
+    "UNBLOCKED": _WAIT,
+}
+"""How a server that is there refuses a call for now -> what to do about it."""
+
 
 class PrimaryMoved(rx.ReadOnlyError):
     """The server that Sentinels name is not the primary, or not any more."""
@@ -62,15 +71,21 @@ def translate(error: BaseException, url: str, *, sent: bool) -> PyschedulerError
     if isinstance(error, PrimaryMoved):
         return StoreUnavailable(f"{where} has no primary at the moment: {text}")
     if says_read_only(error):
-        return StoreUnavailable(f"{where} is a read-only replica: give the URL of the primary")
+        return StoreUnavailable(
+            f"{where} is a read-only replica: give the URL of the primary",
+            "give --redis-url (PYSCHEDULER_REDIS_URL) the primary",
+        )
     if (
         isinstance(error, rx.OutOfMemoryError)
         or "OOM command not allowed" in text
         or "used memory > 'maxmemory'" in text
     ):
-        return StoreUnavailable(f"{where} is out of memory: raise its maxmemory or free some; nothing was changed")
+        return StoreUnavailable(
+            f"{where} is out of memory: raise its maxmemory or free some; nothing was changed",
+            "raise the server's maxmemory, or free some of it",
+        )
     if isinstance(error, rx.BusyLoadingError) or "LOADING" in text:
-        return StoreUnavailable(f"{where} is still loading its data: try again shortly")
+        return StoreUnavailable(f"{where} is still loading its data: try again shortly", _WAIT)
     if "NOPERM" in text or isinstance(error, rx.NoPermissionError):
         return StoreError(f"{where}: this user lacks a permission that the scripts need ({text})")
     if isinstance(error, rx.TimeoutError | TimeoutError):
@@ -79,19 +94,17 @@ def translate(error: BaseException, url: str, *, sent: bool) -> PyschedulerError
         return StoreUnavailable(f"{where} cannot be reached: timed out")
     if isinstance(error, rx.ClusterDownError | rx.TryAgainError | rx.AskError):
         return StoreUnavailable(
-            f"{where}: the Cluster does not serve the namespace at the moment ({_name(error)}{text})"
+            f"{where}: the Cluster does not serve the namespace at the moment ({_name(error)}{text})",
+            "see that every slot of the Cluster has a reachable primary",
         )
     if isinstance(error, rx.ResponseError):
-        return StoreUnavailable(f"{where}: {text}") if _refused_for_now(text) else StoreError(f"{where}: {text}")
+        next_step = next((step for word, step in _REFUSALS.items() if text.startswith(word)), "")
+        return StoreUnavailable(f"{where}: {text}", next_step) if next_step else StoreError(f"{where}: {text}")
     if isinstance(error, rx.ConnectionError | OSError):
         if sent:
             return OutcomeUnknown(f"the connection to {where} broke: the call may have been executed ({text})")
         return StoreUnavailable(f"{where} cannot be reached: {text}")
     return StoreError(f"{where}: {type(error).__name__}: {text}")
-
-
-def _refused_for_now(text: str) -> bool:
-    return text.startswith(("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED"))
 
 
 def _name(error: BaseException) -> str:
