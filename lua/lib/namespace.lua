@@ -1,4 +1,9 @@
--- Reads fields of the configuration hash, after the layout version has been checked.
+local CONFIG_NUMBERS = {
+  version = true, document_version = true, next_class = true, next_pool = true, epoch_floor = true, declared_pools = true,
+}
+
+-- Reads fields of the configuration hash, after the layout version has been checked. A number that is none ends the script here:
+-- found later, it would end it between two writes.
 -- Uses: CONFIG.
 -- Returns the values, or nil and the reply with which the script must end.
 local function read_config(...)
@@ -12,6 +17,9 @@ local function read_config(...)
   local config = {}
   for index, name in ipairs({ ... }) do
     config[name] = values[index + 1] or ''
+    if CONFIG_NUMBERS[name] and not string.match(config[name], '^%d+$') then
+      return nil, redis.error_reply('PYSCHED_CORRUPT ' .. name .. ' in the configuration is no number')
+    end
   end
   return config
 end

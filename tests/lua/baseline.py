@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pyscheduler.core.document import PoolDocument
-from pyscheduler.scripts import calls
+from pyscheduler.keys import KEY_NAMES
+from pyscheduler.scripts import calls, load_scripts
 from tests.harness import Cell, document_of, facts_of, pool
 
 DOCUMENT = document_of(pool("english", semantic={"contains": ["en"]}))
@@ -72,3 +73,15 @@ def baseline(token: str) -> dict[str, calls.Call]:
         "find_pools": calls.find_pools(src="en", tgt="zh", services=["asr"]),
         "check": calls.check(),
     }
+
+
+async def dump(cell: Cell) -> list[str | None]:
+    """Every key as its exact content. DUMP gives the same for a key that has not changed."""
+    sha = "return redis.sha1hex(redis.call('DUMP', KEYS[1]) or '')"
+    return [await cell.store.command("EVAL", sha, 1, cell.store.key(name)) for name in KEY_NAMES]
+
+
+def with_argument(call: calls.Call, argument: str, value: str) -> calls.Call:
+    """The same call with one argument replaced."""
+    position = load_scripts()[call.script].header.args.index(argument)
+    return calls.Call(call.script, (*call.argv[:position], value, *call.argv[position + 1 :]))

@@ -11,7 +11,7 @@ from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import load_scripts
 from pyscheduler.scripts.calls import Call
 from tests.harness import Cell
-from tests.lua.baseline import baseline, populate
+from tests.lua.baseline import baseline, dump, populate, with_argument
 
 LONG = "x" * 10_000
 AUTO = {"enabled": True, "min_nodes": 1, "max_pools": 1, "idle_ttl_ms": 1, "require_services": []}
@@ -151,17 +151,6 @@ CASES = [
     for argument, values in arguments.items()
     for value in values
 ]
-
-
-async def dump(cell: Cell) -> list[str | None]:
-    """Every key as its exact content. DUMP gives the same for a key that has not changed."""
-    sha = "return redis.sha1hex(redis.call('DUMP', KEYS[1]) or '')"
-    return [await cell.store.command("EVAL", sha, 1, cell.store.key(name)) for name in KEY_NAMES]
-
-
-def with_argument(call: Call, argument: str, value: str) -> Call:
-    position = load_scripts()[call.script].header.args.index(argument)
-    return Call(call.script, (*call.argv[:position], value, *call.argv[position + 1 :]))
 
 
 async def test_bad_arguments_are_refused_and_change_nothing(cell: Cell) -> None:
