@@ -47,8 +47,11 @@ def _scores(flat: list[Any]) -> dict[str, float]:
     return {name: float(value) for name, value in _pairs(flat).items()}
 
 
-async def read_state(store: Store) -> State:
-    """Every key in one look, as JSON: Python reads that much faster than a reply of ten thousand parts."""
+async def read_raw(store: Store) -> dict[str, Any]:
+    """Every key in one look, as it is: name -> what Redis says of it.
+
+    As JSON: Python reads that much faster than a reply of ten thousand parts.
+    """
     script = "\n".join(
         [
             "local kinds, values = {}, {}",
@@ -64,7 +67,12 @@ async def read_state(store: Store) -> State:
     keys = [store.key(name) for name in KEY_NAMES]
     # cjson writes an empty list as {}.
     values = [value or [] for value in json.loads(await store.command("EVAL", script, len(keys), *keys))]
-    raw = dict(zip(KEY_NAMES, values, strict=True))
+    return dict(zip(KEY_NAMES, values, strict=True))
+
+
+async def read_state(store: Store) -> State:
+    """Every key in one look, read."""
+    raw = await read_raw(store)
     return State(
         config=_pairs(raw["config"]),
         pools={name: json.loads(value) for name, value in _pairs(raw["pools"]).items()},
