@@ -28,7 +28,7 @@ local function fraction(text)
 end
 
 local function is_id(text, longest)
-  return text and #text >= 1 and #text <= longest and string.match(text, '^[A-Za-z0-9._:-]+$') ~= nil
+  return #text <= longest and string.match(text, '^[A-Za-z0-9._:-]+$') ~= nil
 end
 
 -- A JSON object as a table, or nil. cjson.decode throws, and also takes scalars.

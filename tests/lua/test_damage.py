@@ -38,6 +38,7 @@ async def calls_of(cell: Cell) -> dict[str, Call]:
     assert (await cell.reconcile()).expired == 1
     await cell.pass_time(DAY_MS)
     token = await populate(cell)
+    await cell.allocator.renew_instance("i0", lease_ms=LEASE_MS, info={})
     calls = baseline(token)
     upsert = calls["upsert_node_to_pool"]
     changed = {"session_id": "", "instance": "", "mode": "update", "epoch": token.split(":")[0]}

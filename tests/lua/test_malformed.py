@@ -35,10 +35,15 @@ BAD_DOCUMENTS = [
     "[" * 5000,
     document(schema=2),
     document(auto={}),
+    document(auto=7),
     document(auto={**AUTO, "enabled": 1}),
+    document(auto={**AUTO, "min_nodes": "1"}),
+    document(auto={**AUTO, "max_pools": None}),
+    document(auto={**AUTO, "idle_ttl_ms": "1h"}),
     document(auto={**AUTO, "require_services": [1]}),
     document(auto={**AUTO, "require_services": "asr"}),
     document(guard={}),
+    document(guard=7),
     document(pools=7),
     document(*[{"name": f"p{number}", "priority": 0, "match": {}} for number in range(2001)]),
     document(7),
@@ -81,6 +86,7 @@ BAD_FACTS = [
     '{"services":[""]}',
     '{"labels":1}',
     '{"gpu_memory_gb":["a"]}',
+    '{"gpu_memory_gb":1}',
     json.dumps({"labels": {"x": "y" * 131_072}}),
 ]
 

@@ -1,0 +1,267 @@
+"""What is answered when something is missing from the store or spoilt in it: what is left, and no more than that."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pyscheduler.errors import StoreError
+from pyscheduler.scripts import calls
+from tests.harness import LEASE_MS, Cell, document_of
+from tests.lua.baseline import baseline, populate, with_argument
+from tests.oracle import read_raw, read_state
+
+pytestmark = pytest.mark.breaks_store
+
+LEASE_END, LOAD, INSTANCE, HOLDS, CLASS, POOL, POOL_ID, FACTS, HEADER, RECORD, USAGE, REASON = range(5, 17)
+"""Places in the reply of explain_node."""
+
+MISSING: dict[str, tuple[list[str], dict[int, str]]] = {
+    "its usage": (["HDEL", "usage", "n1"], {LOAD: "0.0000", USAGE: "{}"}),
+    "its lease": (["ZREM", "leases", "n1"], {LEASE_END: "0"}),
+    "its record": (["HDEL", "nodes", "n1"], {INSTANCE: "", HEADER: "{}", RECORD: "{}"}),
+    "its class's pool": (["HDEL", "classes", "2"], {POOL: "", POOL_ID: "0"}),
+    "the pool": (["HDEL", "pools", "english"], {POOL: "english", POOL_ID: "0", REASON: "below_min_nodes"}),
+    "its facts": (["HDEL", "class_facts", "2"], {FACTS: "{}", REASON: "no_languages"}),
+}
+SPOILT: dict[str, tuple[list[str], dict[int, str]]] = {
+    "its usage": (["HSET", "usage", "n1", "x"], {LOAD: "0.0000", USAGE: "{}"}),
+    "its record": (["HSET", "nodes", "n1", "x"], {INSTANCE: "", HEADER: "{}", RECORD: "{}"}),
+    "the pool": (["HSET", "pools", "english", "x"], {POOL: "english", POOL_ID: "0", REASON: "below_min_nodes"}),
+}
+
+
+async def damage(cell: Cell, command: str, key: str, *arguments: object) -> None:
+    await cell.store.command(command, cell.store.key(key), *arguments)
+
+
+async def set_policy(cell: Cell, **members: object) -> None:
+    """Changes the auto policy behind the back of every script."""
+    policy = json.loads((await read_state(cell.store)).config["auto"])
+    await damage(cell, "HSET", "config", "auto", json.dumps({**policy, **members}))
+
+
+CASES = [("without", *case) for case in MISSING.items()] + [("with spoilt", *case) for case in SPOILT.items()]
+
+
+@pytest.mark.parametrize(("how", "what", "case"), CASES, ids=[f"{how} {what}" for how, what, _ in CASES])
+async def test_a_node_is_shown_without_what_is_missing(cell: Cell, how: str, what: str, case: Any) -> None:
+    await populate(cell)
+    await set_policy(cell, min_nodes=2)
+    call = calls.explain_node(node_id="n1", decisions=False)
+    before = await cell.store.run(call)
+    assert before[CLASS] == "2"
+    command, changed = case
+    await damage(cell, *command)
+    after = await cell.store.run(call)
+    differing = {place: value for place, value in enumerate(after) if place != 2 and value != before[place]}
+    assert differing == {place: value for place, value in changed.items() if before[place] != value}
+    # The same rows in a list.
+    listed = await cell.store.run(calls.list_nodes(mode="ids", pool="", offset=0, limit=9, ids=["n1"]))
+    assert listed[4:] == ["1", *after[3 : HOLDS + 1], "1", *after[CLASS : FACTS + 1]]
+
+
+@pytest.mark.parametrize("token", ["x", "1:2:r", "1:2:x:ab", "1:2:r:xyz", ":::"])
+async def test_a_node_without_a_whole_token_is_unknown(cell: Cell, token: str) -> None:
+    shown = await populate(cell)
+    calls_of = baseline(shown)
+    await damage(cell, "HSET", "sessions", "n1", token)
+    assert await cell.store.run(calls_of["explain_node"]) == ["UNKNOWN"]
+    assert await cell.store.run(calls_of["release_node"]) == ["UNKNOWN"]
+    assert (await cell.store.run(calls_of["touch_nodes"]))[2] == "U"
+    assert [node.node_id for node in (await cell.allocator.nodes()).nodes] == ["n2"]
+
+
+async def test_a_caller_with_no_token_at_all_is_stale(cell: Cell) -> None:
+    await populate(cell)
+    for shown in ("", "x", "1:2:r"):
+        assert (await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", shown, "", ""])))[2] == "S"
+
+
+async def test_candidates_are_shown_without_what_is_missing(cell: Cell) -> None:
+    await populate(cell)
+    call = calls.find_pools(src="en", tgt="zh", services=[])
+    status, version, count, *row = await cell.store.run(call)
+    assert (status, version, count) == ("OK", "3", "1")
+    assert row[:3] == ["2", "english", "1"]
+    assert row[4:] == ["1", "1"]
+    await damage(cell, "HDEL", "pools", "english")
+    assert (await cell.store.run(call))[3:] == ["2", "english", "0", *row[3:]]
+    await damage(cell, "HDEL", "classes", "2")
+    assert (await cell.store.run(call))[3:] == ["2", "", "0", *row[3:]]
+    await damage(cell, "HDEL", "class_facts", "2")
+    assert (await cell.store.run(call))[3:] == ["2", "", "0", "{}", *row[4:]]
+
+
+async def test_a_pool_without_a_name_is_none(cell: Cell) -> None:
+    await populate(cell)
+    assert await cell.store.run(calls.list_nodes(mode="pool", pool="", offset=0, limit=9, ids=())) == ["NO_POOL"]
+
+
+async def test_a_socket_closes_although_its_lease_and_its_class_are_lost(cell: Cell) -> None:
+    call = baseline(await populate(cell))["release_node"]
+    await damage(cell, "ZREM", "leases", "n1")
+    await damage(cell, "HDEL", "classes", "2")
+    assert await cell.store.run(call) == ["OK", "1"]
+    state = await read_state(cell.store)
+    assert state.leases["n1"] == 0
+    assert (state.events[-1]["type"], state.events[-1]["pool"]) == ("node.released", "")
+
+
+async def test_a_namespace_that_lost_its_version_is_still_there(cell: Cell) -> None:
+    await damage(cell, "HDEL", "config", "version")
+    assert await cell.store.run(baseline("1:1:r:ab")["open_namespace"]) == ["EXISTS", "0"]
+
+
+NUMBERS = ("version", "document_version", "next_class", "next_pool", "epoch_floor", "declared_pools")
+USED = {
+    "bump_config_version": {"version", "document_version", "declared_pools", "next_pool"},
+    "check": {"version", "document_version", "declared_pools", "next_class", "next_pool"},
+    "hold_node": {"version"},
+    "list_pools": {"version", "document_version"},
+    "reconcile": {"version", "next_pool", "epoch_floor"},
+    "upsert_node_to_pool": {"version", "next_class", "next_pool", "epoch_floor", "declared_pools"},
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("value", ["", "x", "1.5", "-1"])
+async def test_a_number_of_the_configuration_that_is_none_is_named(cell: Cell, number: str, value: str) -> None:
+    all_calls = baseline(await populate(cell))
+    await damage(cell, "HSET", "config", number, value)
+    for name, used in USED.items():
+        if number in used:
+            with pytest.raises(StoreError, match=f"^{number} in the configuration is no number$"):
+                await cell.store.run(all_calls[name])
+
+
+# --- classes and policies ---------------------------------------------------------------------------------------------
+
+
+async def test_a_class_without_facts_is_one_that_no_pool_takes(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HDEL", "class_facts", "2")
+    change = await cell.allocator.sync(document_of(), allow_empty=True, force=True)
+    assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "english", None)]
+
+
+async def test_a_policy_changed_by_hand_is_followed_by_the_next_call(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"min_nodes": 2}))
+    await cell.register("a", "en")
+    await set_policy(cell, min_nodes=1)
+    explained = await cell.store.run(calls.explain_node(node_id="a", decisions=False))
+    assert explained[REASON] == "awaiting_reconcile"
+    # Its class is the same, and is given its pool in the call that registers it again.
+    again = await cell.register("a", "en", session_id="again")
+    assert (again.pool, again.version) == ("en", 3)
+    header, _ = (await read_state(cell.store)).nodes["a"]
+    transition = header["transition"]
+    assert (transition["from"], transition["to"], transition["version"]) == ("", "en", 3)
+
+
+async def test_a_policy_that_requires_nothing_may_leave_that_out(cell: Cell) -> None:
+    await set_policy(cell, require_services={})
+    assert (await cell.register("a", "en")).pool == "en"
+
+
+async def test_a_history_that_is_lost_begins_again(cell: Cell) -> None:
+    await damage(cell, "XTRIM", "history", "MAXLEN", 0)
+    assert (await cell.register("a", "en")).version == 2
+    assert [entry for entry, _ in (await read_raw(cell.store))["history"]] == ["2-0"]
+
+
+# --- upkeep and the check ---------------------------------------------------------------------------------------------
+
+
+async def test_a_lapsed_node_goes_whatever_of_it_is_left(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HDEL", "sessions", "n1")
+    await damage(cell, "ZREM", "members", "n1")
+    await cell.pass_time(LEASE_MS + 1)
+    before = await read_state(cell.store)
+    assert (await cell.reconcile()).expired == 2
+    state = await read_state(cell.store)
+    assert (state.leases, state.nodes, state.usage) == ({}, {}, {})
+    assert state.config["epoch_floor"] == before.sessions["n2"].split(":")[0]
+    gone = [event for event in state.events if event["type"] == "node.expired"]
+    assert [(event["node_id"], event["class"], event["pool"], event["reason"]) for event in gone] == [
+        ("n2", "1", "de-fr", "lease_lapsed"),
+        ("n1", "0", "", "lease_lapsed"),
+    ]
+
+
+async def test_a_class_in_a_pool_that_is_not_there_is_counted(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HDEL", "pools", "english")
+    assert (await cell.reconcile()).violations == 1
+
+
+async def test_a_history_that_is_ahead_keeps_an_idle_pool(cell: Cell) -> None:
+    await cell.register("a", "en", lease_ms=1)
+    await cell.pass_time(LEASE_MS)
+    await cell.reconcile()
+    await cell.pass_time(86_400_000)
+    await damage(cell, "HSET", "config", "version", 1)
+    before = await read_raw(cell.store)
+    with pytest.raises(StoreError, match="the history is ahead of the config version 1"):
+        await cell.reconcile()
+    assert await read_raw(cell.store) == before
+
+
+async def test_an_instance_whose_lease_cannot_be_read_goes(cell: Cell) -> None:
+    await cell.allocator.renew_instance("good", lease_ms=LEASE_MS, info={})
+    await damage(cell, "HSET", "instances", "bad", "x")
+    await cell.trust_leases()
+    await cell.reconcile()
+    assert [instance.instance for instance in await cell.allocator.instances()] == ["good"]
+
+
+async def test_the_check_says_that_the_history_is_missing(cell: Cell) -> None:
+    await damage(cell, "XTRIM", "history", "MAXLEN", 0)
+    assert [violation.detail for violation in (await cell.allocator.check()).violations] == [
+        "the newest history entry is missing, the version is 1"
+    ]
+
+
+async def test_the_check_of_a_node_that_is_nearly_gone(cell: Cell) -> None:
+    await populate(cell)
+    for command, key in (
+        ("HDEL", "sessions"),
+        ("HDEL", "nodes"),
+        ("HDEL", "usage"),
+        ("ZREM", "leases"),
+        ("ZREM", "ready"),
+    ):
+        await damage(cell, command, key, "n1")
+    found = {violation.detail for violation in (await cell.allocator.check()).violations}
+    assert found == {
+        "sessions knows 1 nodes, members 2",
+        "nodes knows 1 nodes, members 2",
+        "usage knows 1 nodes, members 2",
+        "leases knows 1 nodes, members 2",
+        "node n1 has no session",
+        "node n1 has no record",
+        "node n1 is not in usage",
+        "node n1 has no lease",
+    }
+
+
+# --- keys of a wrong type ---------------------------------------------------------------------------------------------
+
+
+async def test_a_new_class_for_a_declared_pool_is_not_half_written(cell: Cell) -> None:
+    """It reads the capability index for nothing else than to know that it can be written."""
+    call = with_argument(baseline(await populate(cell))["upsert_node_to_pool"], "facts", '{"semantic":["en","it"]}')
+    await cell.store.command("SET", cell.store.key("capabilities"), "spoilt")
+    before = {name: value for name, value in (await read_raw_but(cell, "capabilities")).items()}
+    with pytest.raises(StoreError, match="is a string, not a"):
+        await cell.store.run(call)
+    assert await read_raw_but(cell, "capabilities") == before
+
+
+async def read_raw_but(cell: Cell, name: str) -> dict[str, str]:
+    keys = [key for key in ("config", "classes", "class_facts", "class_index", "members", "nodes") if key != name]
+    sha = "return redis.sha1hex(redis.call('DUMP', KEYS[1]))"
+    return {key: await cell.store.command("EVAL", sha, 1, cell.store.key(key)) for key in keys}
