@@ -255,7 +255,7 @@ async def test_a_new_class_for_a_declared_pool_is_not_half_written(cell: Cell) -
     """It reads the capability index for nothing else than to know that it can be written."""
     call = with_argument(baseline(await populate(cell))["upsert_node_to_pool"], "facts", '{"semantic":["en","it"]}')
     await cell.store.command("SET", cell.store.key("capabilities"), "spoilt")
-    before = {name: value for name, value in (await read_raw_but(cell, "capabilities")).items()}
+    before = await read_raw_but(cell, "capabilities")
     with pytest.raises(StoreError, match="is a string, not a"):
         await cell.store.run(call)
     assert await read_raw_but(cell, "capabilities") == before

@@ -1,0 +1,134 @@
+"""Puts one fault after another into lua/, and tells which of them the tests do not notice.
+
+    python -m tools.mutate_lua [--seed N] [--sample N] [--seconds N] [FILE ...]
+
+One process, one server, for all of them: a mutant is only text that the next test loads. Which tests run a line comes
+from ``tools.lua_coverage``, which must have been run since lua/ changed last.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from tools.lua_coverage import Coverage, lua_files, use_files
+from tools.mutation_run import KILLED, SURVIVED, UNTESTED, Options, choose, parse_options, run, say
+from tools.mutations import Mutant
+
+TEST_LIMIT_S = 20
+"""A test that takes longer hangs: each takes a fraction of that, and has deadlines of its own."""
+
+_RECENT_KILLERS = 5
+_CONTROLS = 20
+
+
+class Runner:
+    """A pytest plugin: in place of running the tests once, runs for each mutant those that reach it."""
+
+    def __init__(self, options: Options, coverage: Coverage) -> None:
+        self._options, self._coverage, self._files = options, coverage, lua_files()
+        self._lines: dict[str, list[int]] = defaultdict(list)
+        self._points: dict[tuple[str, int], set[int]] = defaultdict(set)
+        for number, point in enumerate(coverage.points):
+            if point.what == "":
+                self._lines[point.file].append(point.line)
+                self._points[point.file, point.line].add(number)
+        for lines in self._lines.values():
+            lines.sort()
+        self._killers: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT_KILLERS))
+        self._items: dict[str, pytest.Item] = {}
+        self.status = 2
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._items = {item.nodeid: item for item in session.items}
+        signal.signal(signal.SIGALRM, _hangs)
+        self._control()
+        self.status = run(choose(self._files, self._options), self._options, self._try)
+        return True
+
+    def _control(self) -> None:
+        """With nothing wrong the cheapest tests pass, also when they are run a second time."""
+        for nodeid in 2 * sorted(self._items.keys() & self._coverage.tests.keys(), key=self._rank)[:_CONTROLS]:
+            if self._fails(self._items[nodeid]):
+                raise SystemExit(f"with nothing wrong this fails: {nodeid}")
+
+    def _try(self, mutant: Mutant) -> tuple[str, str]:
+        tests = list(self._tests_of(mutant))
+        if not tests:
+            return UNTESTED, "no test runs it"
+        use_files({**self._files, mutant.file: mutant.applied(self._files[mutant.file])})
+        for number, nodeid in enumerate(tests, 1):
+            if self._fails(self._items[nodeid]):
+                self._killers[mutant.file].appendleft(nodeid)
+                return KILLED, f"test {number} of {len(tests)}: {nodeid}"
+        return SURVIVED, f"{len(tests)} tests"
+
+    def _tests_of(self, mutant: Mutant) -> Iterator[str]:
+        """Those that run the statement: what noticed another mutant of the file, then by rank."""
+        lines = self._lines[mutant.file]
+        statement = lines[bisect_right(lines, mutant.line) - 1] if lines and lines[0] <= mutant.line else 0
+        numbers = self._points[mutant.file, statement]
+        reaching = {
+            nodeid: taken_ms
+            for nodeid, (taken_ms, reached) in self._coverage.tests.items()
+            if nodeid in self._items and not numbers.isdisjoint(reached)
+        }
+        recent = [nodeid for nodeid in dict.fromkeys(self._killers[mutant.file]) if nodeid in reaching]
+        spent_ms = 0
+        for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=self._rank)]):
+            spent_ms += reaching[nodeid]
+            if 0 < self._options.budget_s * 1000 < spent_ms and nodeid not in recent:
+                return
+            yield nodeid
+
+    def _rank(self, nodeid: str) -> tuple[float, str]:
+        """Cheap ones first. One that calls the scripts directly may cost more: it looks closer."""
+        taken_ms = self._coverage.tests[nodeid][0]
+        return taken_ms / 20 if nodeid.startswith("tests/lua/") else taken_ms, nodeid
+
+    def _fails(self, item: pytest.Item) -> bool:
+        item._initrequest()  # type: ignore[attr-defined]  # as it was before it ran last
+        signal.alarm(TEST_LIMIT_S)
+        try:
+            # The session is what comes next: its fixtures, such as the server, stay; all others end.
+            reports = runtestprotocol(item, log=False, nextitem=item.session)  # type: ignore[arg-type]
+        finally:
+            signal.alarm(0)
+        return any(report.failed for report in reports)
+
+
+def _hangs(number: int, frame: FrameType | None) -> None:
+    pytest.fail(f"still running after {TEST_LIMIT_S} s")
+
+
+def main() -> int:
+    options = parse_options("python -m tools.mutate_lua", "Which faults in lua/ do the tests not notice?")
+    coverage = Coverage.load()
+    if coverage is None:
+        say("first run the coverage of lua/ as it is now: python -m pytest -p tools.lua_coverage ... --engine embedded")
+        return 2
+    runner = Runner(options, coverage)
+    arguments = [
+        "tests/lua",
+        "tests/integration",
+        "--engine",
+        "embedded",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-summary",
+    ]
+    pytest.main(arguments, plugins=[runner])
+    return runner.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A run over many mutants: which ones, what became of each, and what is said of it at the end."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.mutations import Mutant, mutants_of
+
+ROOT = Path(__file__).parents[1]
+EXPLAINED = Path(__file__).with_name("mutants_explained.toml")
+
+KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        seed: of the choice of mutants.
+        sample: mutants of each file at most, 0 = all.
+        seconds: after which no further mutant is begun.
+        files: only those whose path contains one of these; all if empty.
+        budget_s: seconds of tests for one mutant at most, as measured when nothing was wrong; 0 = any number.
+        verbose: whether to print those that are killed, too.
+    """
+
+    seed: int
+    sample: int
+    seconds: float
+    files: tuple[str, ...]
+    budget_s: float
+    verbose: bool
+
+
+def parse_options(program: str, purpose: str) -> Options:
+    parser = argparse.ArgumentParser(prog=program, description=purpose)
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of mutants (default 1)")
+    parser.add_argument("--sample", type=int, default=15, help="mutants of each file, 0 = all of them (default 15)")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="after which no further one is begun (default 3600)"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=10, help="seconds of tests for one mutant, 0 = any number (default 10)"
+    )
+    parser.add_argument("--verbose", action="store_true", help="name those that are killed, too")
+    parser.add_argument("files", nargs="*", help="only files whose path contains one of these")
+    given = parser.parse_args()
+    return Options(given.seed, given.sample, given.seconds, tuple(given.files), given.budget, given.verbose)
+
+
+def explained(path: Path = EXPLAINED) -> dict[str, str]:
+    """Mutants that no test can kill, or none should, with the reason: key -> reason."""
+    groups = tomllib.loads(path.read_text(encoding="utf-8"))["explained"]
+    return {key: group["reason"] for group in groups for key in group["mutants"]}
+
+
+def choose(sources: Mapping[str, str], options: Options) -> list[Mutant]:
+    """The mutants of a run, in an order that takes from every file early, the same for the same seed.
+
+    Those of a larger sample contain those of a smaller one.
+    """
+    picked: list[tuple[int, Mutant]] = []
+    for file, text in sources.items():
+        if options.files and not any(part in file for part in options.files):
+            continue
+        mutants = mutants_of(file, text)
+        random.Random(f"{options.seed} {file}").shuffle(mutants)
+        picked += enumerate(mutants[: options.sample or None])
+    return [mutant for _, mutant in sorted(picked, key=lambda pair: pair[0])]
+
+
+def run(mutants: Iterable[Mutant], options: Options, outcome_of: Callable[[Mutant], tuple[str, str]]) -> int:
+    """Tries each mutant, prints what survived and a table.
+
+    Args:
+        mutants: those to try, in this order.
+        options: of the command line.
+        outcome_of: tries one; returns KILLED, SURVIVED or UNTESTED, and what more there is to say.
+
+    Returns:
+        the exit status: 0 if nothing survived that is not explained.
+    """
+    begun, reasons = time.monotonic(), explained()
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    survivors: list[str] = []
+    for mutant in mutants:
+        if time.monotonic() - begun > options.seconds:
+            counts[mutant.file]["not tried"] += 1
+            continue
+        if mutant.key in reasons:
+            counts[mutant.file]["explained"] += 1
+            continue
+        outcome, note = outcome_of(mutant)
+        counts[mutant.file][outcome] += 1
+        if outcome != KILLED:
+            survivors.append(mutant.key)
+        if outcome != KILLED or options.verbose:
+            say(f"{outcome.upper():9} {mutant.line:4} {mutant.key}  ({note})")
+    columns = (KILLED, SURVIVED, UNTESTED, "explained", "not tried")
+    say(f"\n{'file':36}" + "".join(f"{column:>11}" for column in columns))
+    for file in sorted(counts):
+        say(f"{file:36}" + "".join(f"{counts[file][column]:>11}" for column in columns))
+    total = sum(counts.values(), Counter[str]())
+    say(f"{'all':36}" + "".join(f"{total[column]:>11}" for column in columns))
+    say(f"{total.total()} mutants, seed {options.seed}, {time.monotonic() - begun:.0f} s")
+    return 1 if survivors else 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True, file=sys.__stdout__)
