@@ -63,12 +63,17 @@ def imported(folder: str) -> set[str]:
     nodes = [node for path in (ROOT / folder).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"pyscheduler", "tests"}
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"pyscheduler", "tests", "tools"}
     return {canonicalize_name(owners.get(top, [top])[0]) for top in tops}
 
 
 @pytest.mark.parametrize(
-    ("folder", "named"), [("pyscheduler", LOCKS["requirements.lock"]), ("tests", LOCKS["requirements-dev.lock"])]
+    ("folder", "named"),
+    [
+        ("pyscheduler", LOCKS["requirements.lock"]),
+        ("tests", LOCKS["requirements-dev.lock"]),
+        ("tools", LOCKS["requirements-dev.lock"]),
+    ],
 )
 def test_what_is_imported_is_named(folder: str, named: Iterable[str]) -> None:
     # pydantic pins the one pydantic-core that it works with.

@@ -110,6 +110,14 @@ async def test_a_socket_closes_although_its_lease_and_its_class_are_lost(cell: C
     assert (state.events[-1]["type"], state.events[-1]["pool"]) == ("node.released", "")
 
 
+async def test_a_holder_whose_record_is_lost_is_refused_for_without_its_name(cell: Cell) -> None:
+    call = with_argument(baseline(await populate(cell))["upsert_node_to_pool"], "node_id", "n1")
+    call = with_argument(call, "takeover", "0")
+    assert await cell.store.run(call) == ["CONFLICT", "test"]
+    await damage(cell, "HDEL", "nodes", "n1")
+    assert await cell.store.run(call) == ["CONFLICT", ""]
+
+
 async def test_a_namespace_that_lost_its_version_is_still_there(cell: Cell) -> None:
     await damage(cell, "HDEL", "config", "version")
     assert await cell.store.run(baseline("1:1:r:ab")["open_namespace"]) == ["EXISTS", "0"]
