@@ -22,6 +22,9 @@ from tools.lua_coverage import Coverage, lua_files, use_files
 from tools.mutation_run import KILLED, SURVIVED, UNTESTED, Options, choose, parse_options, run, say
 from tools.mutations import Mutant
 
+TABLES = {"lua/lib/limits.lua"}
+"""Numbers alone: tests/docs compares them with what is documented, and tests of a bound lower it."""
+
 TEST_LIMIT_S = 20
 """A test that takes longer hangs: each takes a fraction of that, and has deadlines of its own."""
 
@@ -51,7 +54,8 @@ class Runner:
         self._items = {item.nodeid: item for item in session.items}
         signal.signal(signal.SIGALRM, _hangs)
         self._control()
-        self.status = run(choose(self._files, self._options), self._options, self._try)
+        mutated = {file: text for file, text in self._files.items() if file not in TABLES}
+        self.status = run(choose(mutated, self._options), self._options, self._try)
         return True
 
     def _control(self) -> None:
@@ -60,8 +64,8 @@ class Runner:
             if self._fails(self._items[nodeid]):
                 raise SystemExit(f"with nothing wrong this fails: {nodeid}")
 
-    def _try(self, mutant: Mutant) -> tuple[str, str]:
-        tests = list(self._tests_of(mutant))
+    def _try(self, mutant: Mutant, budget_s: float) -> tuple[str, str]:
+        tests = list(self._tests_of(mutant, budget_s))
         if not tests:
             return UNTESTED, "no test runs it"
         use_files({**self._files, mutant.file: mutant.applied(self._files[mutant.file])})
@@ -71,7 +75,7 @@ class Runner:
                 return KILLED, f"test {number} of {len(tests)}: {nodeid}"
         return SURVIVED, f"{len(tests)} tests"
 
-    def _tests_of(self, mutant: Mutant) -> Iterator[str]:
+    def _tests_of(self, mutant: Mutant, budget_s: float) -> Iterator[str]:
         """Those that run the statement: what noticed another mutant of the file, then by rank."""
         lines = self._lines[mutant.file]
         statement = lines[bisect_right(lines, mutant.line) - 1] if lines and lines[0] <= mutant.line else 0
@@ -85,7 +89,7 @@ class Runner:
         spent_ms = 0
         for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=self._rank)]):
             spent_ms += reaching[nodeid]
-            if 0 < self._options.budget_s * 1000 < spent_ms and nodeid not in recent:
+            if 0 < budget_s * 1000 < spent_ms and nodeid not in recent:
                 return
             yield nodeid
 

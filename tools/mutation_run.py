@@ -7,7 +7,7 @@ import random
 import sys
 import time
 import tomllib
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Options:
         sample: mutants of each file at most, 0 = all.
         seconds: after which no further mutant is begun.
         files: only those whose path contains one of these; all if empty.
-        budget_s: seconds of tests for one mutant at most, as measured when nothing was wrong; 0 = any number.
+        budget_s: seconds of tests for a mutant's first look, as measured when nothing was wrong; 0 = all of them.
         verbose: whether to print those that are killed, too.
     """
 
@@ -45,12 +45,8 @@ def parse_options(program: str, purpose: str) -> Options:
     parser = argparse.ArgumentParser(prog=program, description=purpose)
     parser.add_argument("--seed", type=int, default=1, help="of the choice of mutants (default 1)")
     parser.add_argument("--sample", type=int, default=15, help="mutants of each file, 0 = all of them (default 15)")
-    parser.add_argument(
-        "--seconds", type=float, default=3600, help="after which no further one is begun (default 3600)"
-    )
-    parser.add_argument(
-        "--budget", type=float, default=10, help="seconds of tests for one mutant, 0 = any number (default 10)"
-    )
+    parser.add_argument("--seconds", type=float, default=3600, help="after which none is begun (default 3600)")
+    parser.add_argument("--budget", type=float, default=10, help="seconds of tests at first, 0 = all (default 10)")
     parser.add_argument("--verbose", action="store_true", help="name those that are killed, too")
     parser.add_argument("files", nargs="*", help="only files whose path contains one of these")
     given = parser.parse_args()
@@ -78,41 +74,44 @@ def choose(sources: Mapping[str, str], options: Options) -> list[Mutant]:
     return [mutant for _, mutant in sorted(picked, key=lambda pair: pair[0])]
 
 
-def run(mutants: Iterable[Mutant], options: Options, outcome_of: Callable[[Mutant], tuple[str, str]]) -> int:
+def run(mutants: Iterable[Mutant], options: Options, outcome_of: Callable[[Mutant, float], tuple[str, str]]) -> int:
     """Tries each mutant, prints what survived and a table.
 
     Args:
         mutants: those to try, in this order.
         options: of the command line.
-        outcome_of: tries one; returns KILLED, SURVIVED or UNTESTED, and what more there is to say.
+        outcome_of: tries one with so many seconds of tests, 0 = all of them; returns KILLED, SURVIVED or UNTESTED, and
+            what more there is to say. What survives the cheapest is tried again with all, when the others are done.
 
     Returns:
         the exit status: 0 if nothing survived that is not explained.
     """
     begun, reasons = time.monotonic(), explained()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    survivors: list[str] = []
-    for mutant in mutants:
+    looks = deque((mutant, options.budget_s) for mutant in mutants)
+    survived = False
+    while looks:
+        mutant, budget_s = looks.popleft()
+        outcome, note = "explained", ""
         if time.monotonic() - begun > options.seconds:
-            counts[mutant.file]["not tried"] += 1
-            continue
-        if mutant.key in reasons:
-            counts[mutant.file]["explained"] += 1
-            continue
-        outcome, note = outcome_of(mutant)
+            outcome = "no time"
+        elif mutant.key not in reasons:
+            outcome, note = outcome_of(mutant, budget_s)
+            if outcome == SURVIVED and budget_s:
+                looks.append((mutant, 0))
+                continue
         counts[mutant.file][outcome] += 1
-        if outcome != KILLED:
-            survivors.append(mutant.key)
-        if outcome != KILLED or options.verbose:
+        survived = survived or outcome in (SURVIVED, UNTESTED)
+        if outcome in (SURVIVED, UNTESTED) or options.verbose:
             say(f"{outcome.upper():9} {mutant.line:4} {mutant.key}  ({note})")
-    columns = (KILLED, SURVIVED, UNTESTED, "explained", "not tried")
+    columns = (KILLED, SURVIVED, UNTESTED, "explained", "no time")
     say(f"\n{'file':36}" + "".join(f"{column:>11}" for column in columns))
     for file in sorted(counts):
         say(f"{file:36}" + "".join(f"{counts[file][column]:>11}" for column in columns))
     total = sum(counts.values(), Counter[str]())
     say(f"{'all':36}" + "".join(f"{total[column]:>11}" for column in columns))
     say(f"{total.total()} mutants, seed {options.seed}, {time.monotonic() - begun:.0f} s")
-    return 1 if survivors else 0
+    return 1 if survived else 0
 
 
 def say(line: str) -> None:

@@ -214,13 +214,18 @@ def test_a_seed_and_a_sample_say_which_mutants_are_tried() -> None:
     assert {mutant.file for mutant in some} == lua_files().keys()
 
 
-def test_a_run_fails_exactly_if_something_survives() -> None:
+def test_a_run_fails_exactly_if_something_survives(capfd: pytest.CaptureFixture[str]) -> None:
     mutants = mutants_of("lua/x.lua", "return a < 3")
+    looks = []
 
-    def outcome_of(mutant: Mutant) -> tuple[str, str]:
-        return (SURVIVED if mutant.text == "4" else KILLED), ""
+    def outcome_of(mutant: Mutant, budget_s: float) -> tuple[str, str]:
+        looks.append((mutant.text, budget_s))
+        survives = mutant.text == "4" or (mutant.text == "2" and budget_s)
+        return (SURVIVED if survives else KILLED), ""
 
     assert run(mutants, options(), outcome_of) == 1
+    assert looks == [("<=", 1), (">=", 1), ("4", 1), ("2", 1), ("4", 0), ("2", 0)], "survivors get a second look"
+    assert capfd.readouterr().out.count("SURVIVED") == 1
     assert run([mutant for mutant in mutants if mutant.text != "4"], options(), outcome_of) == 0
     assert run(mutants, options(seconds=-1), outcome_of) == 0, "none is tried when there is no time"
 
