@@ -134,5 +134,4 @@ class Lifecycle:
     def _change(self, to: NodeStatus, reason: str) -> StatusChange:
         change = StatusChange(self.status, to, reason[:MAX_REASON_CHARS])
         self.status = to
-        self._failures = 0
         return change
