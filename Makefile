@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
 # make test PYTEST="-k upsert --engine embedded -x"
 PYTEST ?=
+# Test processes beside each other: one for each core, eight at most. WORKERS=0 runs all in one, for a debugger.
+WORKERS ?= auto
 # make run SERVE="--port 6010 --state-dir ./state"
 SERVE ?=
 FLAP_SECONDS ?= 60
@@ -21,7 +23,7 @@ run: $(ENV) ## a scheduler with its own embedded server, data in the user's stat
 	$(BIN)/pyscheduler serve $(SERVE)
 
 test: $(ENV) ## every test, on every engine that is to be had here
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST)
 
 lint: ruff mypy luacheck ## ruff, mypy --strict and, where it is installed, luacheck
 

@@ -16,7 +16,15 @@ from pyscheduler.core.results import CheckReport, NodeStatus, Registration, Sess
 from pyscheduler.keys import KEY_NAMES
 from tests.cells import Replica
 from tests.harness import LEASE_MS, Cell
-from tests.histories.expected import epoch_of, facts_of_node, is_offline, is_released, now_of, pool_of, reason_without_pool
+from tests.histories.expected import (
+    epoch_of,
+    facts_of_node,
+    is_offline,
+    is_released,
+    now_of,
+    pool_of,
+    reason_without_pool,
+)
 from tests.oracle import State, expected_pool, read_state, violations
 
 T = TypeVar("T")
