@@ -21,6 +21,13 @@ def lower_limits(**limits: int) -> dict[str, str]:
     return {"lib/limits.lua": text}
 
 
+def altered_script(name: str, old: str, new: str) -> dict[str, str]:
+    """An override of a script, with one place of it changed."""
+    text = (lua_directory() / name).read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{name} has changed: {old!r} is there {text.count(old)} times"
+    return {name: text.replace(old, new)}
+
+
 @asynccontextmanager
 async def limited_cell(redis_url: str, namespace: str, **limits: int) -> AsyncIterator[Cell]:
     """The cell of a test, with some of the scripts' bounds lowered."""

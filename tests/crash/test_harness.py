@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from pyscheduler.embedded import find_server
-from pyscheduler.scripts.loader import lua_directory
+from tests.cells import altered_script
 from tests.crash import points
 from tests.crash.node_scenarios import a_first_hold, a_node_of_a_known_class, a_release
 from tests.crash.rig import Rig
@@ -15,13 +15,6 @@ from tests.crash.scenario import Steps
 from tests.harness import Cell
 
 pytestmark = pytest.mark.breaks_store
-
-
-def altered(name: str, old: str, new: str) -> dict[str, str]:
-    """An override of a script, with one place changed."""
-    text = (lua_directory() / name).read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{name} has changed: {old!r} is there {text.count(old)} times"
-    return {name: text.replace(old, new)}
 
 
 @pytest.fixture
@@ -43,14 +36,14 @@ MakeRig = Callable[[Mapping[str, str]], Rig]
 def test_a_script_that_writes_and_then_reads_and_refuses(make_rig: MakeRig) -> None:
     late = "redis.call('ZADD', LEASES, digits(math.min(lease_end, now + grace_ms)), node_id)"
     check = f"if redis.call('HEXISTS', SESSIONS, node_id) == 0 then\n  return {{ 'UNKNOWN' }}\nend\n{late}"
-    rig = make_rig(altered("release_node.lua", late, check))
+    rig = make_rig(altered_script("release_node.lua", late, check))
     prepared = rig.prepare(a_release)
     assert points.reads_after_the_first_write(rig, prepared) == ["HEXISTS {crash}:sessions"]
 
 
 def test_a_script_that_writes_before_it_has_read_all(make_rig: MakeRig) -> None:
     early = "redis.call('XLEN', EVENTS)\nlocal pool"
-    rig = make_rig(altered("release_node.lua", early, f"redis.call('ZREM', READY, node_id)\n{early}"))
+    rig = make_rig(altered_script("release_node.lua", early, f"redis.call('ZREM', READY, node_id)\n{early}"))
     prepared = rig.prepare(a_release)
     assert points.reads_after_the_first_write(rig, prepared)
     # The first write is earlier now, and what used to be safe is not any more.
@@ -95,7 +88,7 @@ def test_a_script_that_does_not_ask_for_its_permissions(make_rig: MakeRig) -> No
 
 def test_a_script_whose_repetition_does_more(make_rig: MakeRig) -> None:
     condition = "if holds[owner] and holds[owner].reason == why then"
-    rig = make_rig(altered("hold_node.lua", condition, "if false then"))
+    rig = make_rig(altered_script("hold_node.lua", condition, "if false then"))
     with pytest.raises(AssertionError, match="repeated"):
         points.repeats(rig.prepare(a_first_hold))
 

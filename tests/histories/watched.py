@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from hypothesis.stateful import RuleBasedStateMachine, invariant
+from hypothesis.stateful import RuleBasedStateMachine
 
 from pyscheduler import Allocator, NodeReport
 from pyscheduler.core.results import CheckReport, NodeStatus, Registration, Session
@@ -65,10 +65,6 @@ class Watched(RuleBasedStateMachine):
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(awaitable)
 
-    @invariant()
-    def counts(self) -> None:
-        type(self).steps += 1
-
     def teardown(self) -> None:
         async def close() -> None:
             keys = [self.cell.store.key(name) for name in KEY_NAMES]
@@ -90,6 +86,7 @@ class Watched(RuleBasedStateMachine):
         async def look() -> tuple[State, CheckReport]:
             return await asyncio.gather(read_state(self.cell.store), self.allocator.check())
 
+        type(self).steps += 1
         before, (after, report) = self.state, self.run(look())
         self.state = after
         assert not violations(after)

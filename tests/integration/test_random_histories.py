@@ -17,7 +17,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.engines import Engine
-from tests.histories.faults import FAULTS, QUICK
+from tests.histories.faults import FAULTS, QUICK, planted
 from tests.histories.machine import Histories, machine
 from tests.servers import PlainServer
 
@@ -26,8 +26,8 @@ HISTORIES = int(os.environ.get("PYSCHEDULER_TEST_HISTORIES") or 15)
 STEPS = int(os.environ.get("PYSCHEDULER_TEST_STEPS") or 40)
 SOAK_SECONDS = float(os.environ.get("PYSCHEDULER_TEST_SOAK_SECONDS") or 3600)
 
-MANY_STEPS, SOME_STEPS = 2000, 400
-"""On the engine that everybody has; and on the others, enough to see that they are no different."""
+MANY_STEPS, SOME_STEPS = 3000, 500
+"""Looks at the whole state, each after a call or two. On the engine that everybody has; and on the others, enough to see that they are no different."""
 
 
 def make_histories(machine: type[Histories], seed: int, histories: int, *phases: hypothesis.Phase) -> None:
@@ -44,7 +44,13 @@ def make_histories(machine: type[Histories], seed: int, histories: int, *phases:
     run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=settings)
 
 
-def make_turns(engine: Engine, namespace: str, is_enough: Callable[[int], bool], say: Callable[[str], None]) -> None:
+def make_turns(
+    engine: Engine,
+    namespace: str,
+    is_enough: Callable[[int], bool],
+    say: Callable[[str], None],
+    *phases: hypothesis.Phase,
+) -> None:
     """Makes turns of histories, each with a fresh seed, until they are enough; or the one turn that is asked for."""
     steps = 0
     while not is_enough(steps):
@@ -55,7 +61,7 @@ def make_turns(engine: Engine, namespace: str, is_enough: Callable[[int], bool],
             f"pytest -k test_random_histories --engine {engine.name}"
         )
         made = machine(engine.url, f"{namespace}-{seed}")
-        make_histories(made, seed, HISTORIES)
+        make_histories(made, seed, HISTORIES, *phases)
         steps += made.steps
         if SEED:
             return
@@ -68,21 +74,21 @@ def test_random_histories(engine: Engine, namespace: str) -> None:
 
 @pytest.mark.soak
 def test_histories_without_end(engine: Engine, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Until the time is up, on each engine."""
+    """Until the time is up, on each engine. Who replays the turn that failed gets it shrunk, which takes minutes."""
     end = time.monotonic() + SOAK_SECONDS
 
     def say(text: str) -> None:
         with capsys.disabled():
             print(f"\n{max(end - time.monotonic(), 0):.0f} s to go, {text}", end="", flush=True)
 
-    make_turns(engine, namespace, lambda steps: time.monotonic() >= end, say)
+    make_turns(engine, namespace, lambda steps: time.monotonic() >= end, say, hypothesis.Phase.generate)
 
 
 # --- they do find what is wrong ---------------------------------------------------------------------------------------
 
 
 def assert_found(make_server: Callable[[], PlainServer], fault: str, histories: int) -> None:
-    faulty = machine(make_server().url, "faulty", FAULTS[fault])
+    faulty = machine(make_server().url, "faulty", planted(fault))
     try:
         # Found is found: without shrinking.
         make_histories(faulty, 1, histories, hypothesis.Phase.generate)
