@@ -27,7 +27,8 @@ STEPS = int(os.environ.get("PYSCHEDULER_TEST_STEPS") or 40)
 SOAK_SECONDS = float(os.environ.get("PYSCHEDULER_TEST_SOAK_SECONDS") or 3600)
 
 MANY_STEPS, SOME_STEPS = 3000, 500
-"""Looks at the whole state, each after a call or two. On the engine that everybody has; and on the others, enough to see that they are no different."""
+"""Looks at the whole state, each after a call or two: on the engine that everybody has; and on the others, enough to
+see that they are no different."""
 
 
 def make_histories(machine: type[Histories], seed: int, histories: int, *phases: hypothesis.Phase) -> None:
