@@ -17,7 +17,14 @@ def test_a_call_that_is_repeated_does_nothing_more_and_is_not_refused(rig: Rig, 
 
 
 @pytest.mark.parametrize("name", WRITING)
-def test_a_client_that_dies(rig: Rig, name: str) -> None:
-    prepared = rig.prepare(WRITING[name])
-    for moment in Moment:
-        points.client_dies(rig, prepared, moment)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(Moment.BEFORE_SENDING, marks=pytest.mark.faults),
+        Moment.IN_THE_MIDDLE,
+        Moment.BEFORE_READING,
+        pytest.param(Moment.AFTER_THE_REPLY, marks=pytest.mark.faults),
+    ],
+)
+def test_a_client_that_dies(rig: Rig, name: str, moment: Moment) -> None:
+    points.client_dies(rig, rig.prepare(WRITING[name]), moment)

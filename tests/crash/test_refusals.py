@@ -69,6 +69,7 @@ def test_a_user_with_the_permissions_that_the_manual_names(rig: Rig) -> None:
     rig.client.execute_command("ACL", "DELUSER", "pyscheduler")
 
 
+@pytest.mark.faults
 @EACH_THAT_WRITES
 def test_a_user_who_may_only_read_one_of_the_keys(rig: Rig, name: str) -> None:
     if not rig.shebang:
