@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
 import redis.exceptions as rx
@@ -93,47 +94,49 @@ class Servers(Route):
         super().__init__(dialer, options)
         self._key = key
         self._slot = key_slot(key.encode())
-        self._seeds: tuple[Address | None, ...] = url.hosts or (None,)
+        self._seeds: list[Address | None] = _in_some_order(url.hosts) or [None]
         self._known: list[Address | None] = list(self._seeds)
 
     def moved(self, address: Address) -> None:
         self._remember([address, *self._known])
 
     async def _search(self) -> Link:
-        failed: dict[Address | None, BaseException] = {}
+        failed: dict[Address | None, Exception] = {}
         target = self._known[0]
         for hop in range(MAX_REDIRECTS):
             try:
-                link = await self._dialer.open(target)
+                link, owner = await self._try(target)
             except UNREACHABLE as error:
                 failed[target] = error
             else:
-                try:
-                    owner = await self._owner_by(link)
-                except BaseException as error:
-                    await link.close()
-                    if not isinstance(error, UNREACHABLE):
-                        raise
-                    failed[target] = error
-                else:
-                    if owner == target:
-                        return link
-                    await link.close()
-                    if owner in failed:
-                        failed[target] = failed[owner]
-                    else:
-                        target = owner
-                        if hop:
-                            # Two nodes may point to each other until the news of a move has reached both.
-                            await asyncio.sleep(pause_s(hop))
-                        continue
+                if owner == target:
+                    return link
+                await link.close()
+                if owner not in failed:
+                    target = owner
+                    if hop:
+                        # Two nodes may point to each other until the news of a move has reached both.
+                        await asyncio.sleep(pause_s(hop))
+                    continue
+                failed[target] = failed[owner]
+            # To the end, so that a search which takes too long for all of them begins with others the next time.
+            self._remember([*(one for one in self._known if one != target), target])
             left = [one for one in self._known if one not in failed]
             if not left:
                 raise failed[target]
             target = left[0]
         raise StoreUnavailable(
-            f"the nodes of the Cluster do not agree on who owns slot {self._slot}: try again shortly"
+            f"{MAX_REDIRECTS} nodes of the Cluster did not lead to the owner of slot {self._slot}: try again shortly"
         )
+
+    async def _try(self, target: Address | None) -> tuple[Link, Address | None]:
+        """A socket to a server, and who owns the slot by its account."""
+        link = await self._dialer.open(target)
+        try:
+            return link, await self._owner_by(link)
+        except BaseException:
+            await link.close()
+            raise
 
     async def _owner_by(self, link: Link) -> Address | None:
         """Who owns the slot, by this server: itself, or the address of another."""
@@ -164,7 +167,7 @@ class Servers(Route):
         nodes = [node for one in (*ours, *slots) for node in one[2:]]
         return [(node[0] or asked[0], node[1]) for node in nodes if node[0] not in (None, "?")]
 
-    def _remember(self, nodes: list[Address | None] | list[Address]) -> None:
+    def _remember(self, nodes: Sequence[Address | None]) -> None:
         self._known = list(dict.fromkeys(nodes))[:MAX_KNOWN_NODES]
 
 
@@ -182,19 +185,21 @@ class Sentinels(Route):
         super().__init__(dialer, options)
         self._service = url.service
         self._sentinels = sentinels
-        self._hosts = list(url.hosts)
+        self._hosts = _in_some_order(url.hosts)
 
     async def _search(self) -> Link:
-        failure: BaseException = PrimaryMoved("no Sentinel was asked")
+        failure: Exception | None = None
         for sentinel in list(self._hosts):
             try:
                 link = await self._primary_by(sentinel)
             except UNREACHABLE as error:
-                failure = error
-                continue
-            # The one that answered is asked first the next time.
-            self._hosts.sort(key=lambda host: host != sentinel)
-            return link
+                # What a Sentinel says outweighs that another one is not there.
+                failure = failure if isinstance(failure, PrimaryMoved) else error
+                # To the end, so that a search which takes too long for all of them begins with others the next time.
+                self._hosts = [*(one for one in self._hosts if one != sentinel), sentinel]
+            else:
+                return link
+        assert failure is not None
         raise failure
 
     async def _primary_by(self, sentinel: Address) -> Link:
@@ -237,6 +242,11 @@ def route_of(url: str, key: str, options: StoreOptions) -> Route:
     if parts.service:
         return Sentinels(dialer, options, parts, Dialer(parts.sentinel, url, options))
     return Servers(dialer, options, parts, key)
+
+
+def _in_some_order(hosts: Sequence[Address]) -> list[Any]:
+    """Processes begin with different hosts, and one that begins anew is not held up by the same silent ones again."""
+    return random.sample(hosts, len(hosts))
 
 
 def address_in(error: rx.AskError, asked: Address) -> Address:

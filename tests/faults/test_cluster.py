@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ def cluster(program: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
+def name() -> str:
     """A namespace of the test's own."""
-    return f"test-{abs(hash(request.node.name)) % 10**8}"
+    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @asynccontextmanager
@@ -115,7 +117,7 @@ async def move_under_load(work: Workload, cluster: Cluster, name: str, chance: r
 
 @pytest.mark.parametrize("moves", [2, pytest.param(20, marks=pytest.mark.faults)])
 async def test_nothing_is_lost_while_the_slot_moves_to_and_fro_under_load(
-    cluster: Cluster, name: str, moves: int, request: pytest.FixtureRequest
+    cluster: Cluster, name: str, moves: int
 ) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
@@ -270,6 +272,24 @@ async def test_any_node_may_be_named_and_a_dead_one_too(cluster: Cluster, name: 
     await assert_invariants(cluster.url, name)
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await Allocator.open("redis://127.0.0.1:1,127.0.0.1:2/0", namespace=name)
+
+
+async def test_hosts_that_are_silent_hold_nobody_up_for_ever(cluster: Cluster, name: str) -> None:
+    hasty = StoreOptions(timeout_s=0.4, connect_timeout_s=0.3)
+    with ExitStack() as stack:
+        # They take a connection, and never say a word on it.
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        hosts = [*(f"127.0.0.1:{one.getsockname()[1]}" for one in silent), f"127.0.0.1:{cluster.nodes[0].port}"]
+
+        async def opened() -> bool:
+            try:
+                allocator = await Allocator.open(f"redis://{','.join(hosts)}/0", namespace=name, options=hasty)
+            except StoreUnavailable:
+                return False
+            await allocator.aclose()
+            return True
+
+        await wait_until_async(opened, "a process gets past the silent hosts", 30)
 
 
 async def test_servers_that_are_no_cluster_are_not_taken_for_one(make_server: Callable[..., Any]) -> None:
