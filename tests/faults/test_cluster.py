@@ -58,11 +58,12 @@ async def allocators(cluster: Cluster, name: str, **options: Any) -> AsyncIterat
 class Move:
     """The move of a namespace's slot to another node, in steps."""
 
-    def __init__(self, cluster: Cluster, name: str, target: TcpServer | None = None) -> None:
+    def __init__(self, cluster: Cluster, name: str, chance: random.Random | None = None) -> None:
         self.cluster = cluster
         self.slot = slot_of(name)
         self.source = cluster.owner(name)
-        self.target = target or random.choice([node for node in cluster.nodes if node is not self.source])
+        others = [node for node in cluster.nodes if node is not self.source]
+        self.target = chance.choice(others) if chance else others[0]
 
     def begin(self) -> None:
         self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self.cluster.id_of(self.source))
@@ -98,7 +99,7 @@ class Move:
 
 async def move_under_load(work: Workload, cluster: Cluster, name: str, chance: random.Random) -> None:
     """Moves the slot once, a few keys at a time, and calls meet it in each state."""
-    move = await asyncio.to_thread(Move, cluster, name)
+    move = await asyncio.to_thread(Move, cluster, name, chance)
     await asyncio.to_thread(move.begin)
     await work.progress()  # nothing has gone yet, and the source serves all
     left = await asyncio.to_thread(move.keys)
