@@ -348,6 +348,8 @@ class Connection:
     def _registered(self, registration: Registration) -> list[Action]:
         self._session = registration.session
         self.node_class, self.pool = registration.node_class, registration.pool
+        if registration.cloned_id:
+            self._shared.metrics.cloned_ids.inc()
         actions = self.machine.on_registered(registration, now_ms())
         if self.machine.session is not None:
             loser = self._shared.sockets.claim(registration.session.node_id, self)

@@ -44,6 +44,9 @@ class Metrics:
         self.frames = counter("node_frames", "Messages from nodes, by the kind of frame.", "kind")
         self.sent = counter("node_replies", "Messages to nodes, by type.", "type")
         self.errors = counter("node_errors", "Error messages to nodes, by code.", "code")
+        self.cloned_ids = counter(
+            "cloned_id_takeovers", "Takeovers here of a node id that two nodes seem to share, since they alternate."
+        )
         # The store.
         self.store_up = gauge("store_up", "1 while the store can be reached, else 0.")
         self.store_calls = counter("store_calls", "Store calls for nodes, by call and outcome.", "call", "outcome")

@@ -75,6 +75,11 @@ class SimulatedNode:
                 with contextlib.suppress(WebSocketException, OSError, TimeoutError):
                     await self._close(self._socket)
 
+    def cut(self) -> None:
+        """Drop the socket, if there is one, without a close frame."""
+        if self._socket is not None:
+            self._socket.transport.abort()
+
     async def _connect_once(self, url: str) -> None:
         loop = asyncio.get_running_loop()
         async with self._gate:
