@@ -255,10 +255,9 @@ async def test_a_partition_from_the_store_costs_nobody_anything(lan: Lan, direct
     version = (await lan.allocator.pools()).version
     for source, destination in directions:
         lan.network.cut(source, destination)
-    for node in nodes:
-        await wait_until_async(
-            lambda node=node: "SCHEDULER_DEPENDENCY_DOWN" in node.errors(), "the node gets an honest error"
-        )
+    await wait_until_async(
+        lambda: all("SCHEDULER_DEPENDENCY_DOWN" in node.errors() for node in nodes), "each node gets an honest error"
+    )
     await wait_until_async(lambda: serve.logged("store_down"), "the outage is noticed")
     lan.network.heal()
     await wait_until_async(lambda: serve.logged("store_back"), "the end of the outage is noticed", SLOW_S)
