@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 """Exit code of a process that a second signal has forced to end."""
 
+SAME_REQUEST_S: Final = 0.5
+"""A further signal within this time is the first one once more: make, timeout and the like pass on what they get."""
+
 _OPERATOR_CONNECTIONS: Final = 256
 _OTHER_FILES: Final = 512
 _CANCEL_AGAIN_S: Final = 0.1
@@ -380,7 +383,7 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
 async def serve(settings: ServeSettings) -> int:
     """Serve until a signal comes.
 
-    SIGTERM and SIGINT stop the process in good order; a second one ends it at once.
+    SIGTERM and SIGINT stop the process in good order; a later one ends it at once.
 
     Returns:
         The exit code: 0 after an orderly stop, 1 if it could not go on, 130 if it was forced.
@@ -393,8 +396,18 @@ async def serve(settings: ServeSettings) -> int:
     log = make_log(settings)
     release_logs = logs.capture_library_logs(log)
 
+    asked_at_s = 0.0
+
     def on_signal(name: str) -> None:
-        (forced if asked.is_set() else asked).set()
+        nonlocal asked_at_s
+        if not asked.is_set():
+            asked_at_s = loop.time()
+            asked.set()
+        elif loop.time() - asked_at_s >= SAME_REQUEST_S:
+            forced.set()
+        else:
+            log.debug("signal_repeated", signal=name)
+            return
         log.info("signal", signal=name, action="ending at once" if forced.is_set() else "stopping")
 
     for one in (signal.SIGTERM, signal.SIGINT):

@@ -75,6 +75,13 @@ class Host:
         listed = _run("ip", "netns", "exec", self.namespace, "iptables", "-w", "-nvxL", "INPUT")
         return sum(int(line.split()[0]) for line in listed.splitlines() if " DROP " in line)
 
+    def on_its_way(self, port: int) -> int:
+        """Bytes that its sockets, closed ones included, have sent to this port and that nobody has acknowledged."""
+        with self.inside():
+            lines = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        fields = [line.split() for line in lines]
+        return sum(int(field[4].split(":")[0], 16) for field in fields if field[2].endswith(f":{port:04X}"))
+
 
 class Network:
     """Hosts on one bridge. A context manager, after which nothing of it is left.

@@ -353,6 +353,28 @@ async def test_the_nodes_of_a_scheduler_that_is_cut_off_keep_their_leases_and_ma
 
 
 @pytest.mark.faults
+async def test_a_release_that_arrives_after_the_node_has_gone_elsewhere_changes_nothing(lan: Lan) -> None:
+    lease = {"lease_ms": 120_000}
+    a, b = lan.serve("a", **lease), lan.serve("b", **lease)
+    node = await lan.node(a.url, "moving")
+    first = (await lan.known("moving")).epoch
+    await node.stop()
+    lan.network.cut("a", "store")
+    await node.vanish()
+    await wait_until_async(lambda: a.logged("release_failed"), "the release has no answer", SLOW_S)
+    assert lan.network["a"].on_its_way(STORE_PORT) > 0, "the kernel still tries to send it"
+    again = await lan.node(b.url, "moving")
+    moved = await lan.known("moving")
+    lan.network.heal()
+    await wait_until_async(lambda: lan.network["a"].on_its_way(STORE_PORT) == 0, "it has arrived", SLOW_S)
+    await lan.renewed(again)
+    after = await lan.known("moving")
+    assert (after.epoch, after.instance, after.status) == (moved.epoch, "b", NodeStatus.READY)
+    assert after.epoch > first
+    assert await lan.events("node.released") == []
+
+
+@pytest.mark.faults
 async def test_who_lapsed_behind_a_partition_is_put_back_from_its_socket(lan: Lan) -> None:
     a, b = lan.serve("a"), lan.serve("b")
     cut_off, at_b = await lan.node(a.url, "cut-off"), await lan.node(b.url, "at-b")

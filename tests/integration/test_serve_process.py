@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import redis
 from pyscheduler import Allocator
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.embedded import find_running
+from pyscheduler.registry.process import SAME_REQUEST_S
 from pyscheduler.settings import ServeSettings
 from tests.doors import QUICK, Scheduler, connect, eventually
 from tests.harness import assert_invariants
@@ -116,9 +118,24 @@ async def test_a_second_signal_ends_it_at_once(
         server.pause()
         serving.process.send_signal(signal.SIGTERM)
         await serving.logged("signal")
+        seen = time.monotonic()
+        await wait_until_async(lambda: time.monotonic() - seen > SAME_REQUEST_S, "a signal is a request of its own")
         serving.process.send_signal(signal.SIGTERM)
         assert await serving.ended() == 130
     server.resume()
+
+
+async def test_a_signal_that_comes_twice_at_once_is_one_request(
+    start: Callable[..., Any], redis_url: str, namespace: str
+) -> None:
+    serving = await start(redis_url=redis_url, namespace=namespace)
+    async with connect(await serving.url()) as node:
+        await node.become_ready()
+        # As from a terminal and from the program that started it. Two kinds, or the kernel would make one of them.
+        serving.process.send_signal(signal.SIGINT)
+        serving.process.send_signal(signal.SIGTERM)
+        assert await node.closed() == 1012
+    assert await serving.ended() == 0
 
 
 async def test_a_signal_during_a_start_that_waits_for_the_store_ends_it(start: Callable[..., Any]) -> None:
