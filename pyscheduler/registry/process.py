@@ -46,7 +46,6 @@ INTERRUPTED: Final = 130
 
 SAME_REQUEST_S: Final = 0.5
 """A further signal within this time is the first one once more: make, timeout and the like pass on what they get."""
-
 _OPERATOR_CONNECTIONS: Final = 256
 _OTHER_FILES: Final = 512
 _CANCEL_AGAIN_S: Final = 0.1
@@ -395,19 +394,15 @@ async def serve(settings: ServeSettings) -> int:
     asked, forced = asyncio.Event(), asyncio.Event()
     log = make_log(settings)
     release_logs = logs.capture_library_logs(log)
-
-    asked_at_s = 0.0
+    repeated_until_s = 0.0
 
     def on_signal(name: str) -> None:
-        nonlocal asked_at_s
+        nonlocal repeated_until_s
         if not asked.is_set():
-            asked_at_s = loop.time()
-            asked.set()
-        elif loop.time() - asked_at_s >= SAME_REQUEST_S:
-            forced.set()
-        else:
-            log.debug("signal_repeated", signal=name)
+            repeated_until_s = loop.time() + SAME_REQUEST_S
+        elif loop.time() < repeated_until_s:
             return
+        (forced if asked.is_set() else asked).set()
         log.info("signal", signal=name, action="ending at once" if forced.is_set() else "stopping")
 
     for one in (signal.SIGTERM, signal.SIGINT):
