@@ -147,6 +147,11 @@ class Live:
             self._allocator = await Allocator.open(self.url)
         return process
 
+    async def reopen(self) -> None:
+        """Open the store anew, where it is another server now."""
+        await self.allocator.aclose()
+        self._allocator = await Allocator.open(self.url)
+
     def node(self, node_id: str, *urls: str, state: State = ENGLISH_CHINESE) -> LiveNode:
         node = self.nodes[node_id] = LiveNode(node_id, urls, state)
         return node

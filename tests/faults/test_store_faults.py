@@ -157,6 +157,7 @@ async def test_scripts_flushed_under_load_are_not_noticed(make_server: MakeServe
 # --- it hangs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("mode", ["WRITE", "ALL"])
 async def test_a_paused_server_is_an_unknown_outcome_and_no_end(
     mode: str, make_server: MakeServer, tmp_path: Path
@@ -246,6 +247,7 @@ async def test_full_memory_refuses_newcomers_and_expires_nobody(
         assert {event.node_id for event in await live.events("node.expired")} <= {"leaver", "late"}
 
 
+@pytest.mark.faults
 async def test_a_server_that_loads_its_data_is_waited_for(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server(rdbcompression="no")
     async with living(tmp_path, server) as live:
