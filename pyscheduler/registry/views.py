@@ -350,7 +350,7 @@ class EventsView(_View):
 
 class InstanceView(_View):
     instance: str
-    lease_ms: int = Field(description="What is left of its lease, in ms; negative: it has not been heard of.")
+    lease_ms: int = Field(description="What is left of its lease, in ms.")
     info: Mapping[str, Any]
 
 

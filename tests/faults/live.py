@@ -186,11 +186,10 @@ class Live:
 
     async def events(self, *types: str, **fields: str) -> list[Event]:
         """The events so far of these types, or of all, with these fields."""
-        wanted = {name.rstrip("_"): value for name, value in fields.items()}
 
         def has(event: Event) -> bool:
             known: dict[str, Any] = {**event.fields, "node_id": event.node_id, "reason": event.reason}
-            return all(known.get(name) == value for name, value in wanted.items())
+            return all(known.get(name) == value for name, value in fields.items())
 
         return [event for event in await self.allocator.events() if (not types or event.type in types) and has(event)]
 

@@ -107,18 +107,16 @@ async def test_a_half_open_socket_keeps_no_node_alive(make_server: MakeServer, t
             node = live.node("n1", process.url.replace(f":{address.port}", f":{proxy.port}"))
             epoch = (await live.wait_ready())["n1"].epoch
             proxy.freeze()
-            event = await live.wait_event("node.expired", node_id="n1", reason="lease_lapsed")
+            await live.wait_event("node.expired", node_id="n1", reason="lease_lapsed")
             # It lasts: nothing speaks for it until it does so itself.
-            passes = len(process.logged("reconciled"))
             other = live.node("n2", process.url)
             await live.wait_ready("n2")
             await other.stop()
             assert "n1" not in await live.states()
-            assert len(process.logged("reconciled")) >= passes
             proxy.thaw()
             assert (await live.wait_ready("n1"))["n1"].epoch > epoch
             assert node.connections == 1
-            assert len(await live.events("node.expired", node_id="n1")) == 1, event
+            assert len(await live.events("node.expired", node_id="n1")) == 1
 
 
 @pytest.mark.faults
