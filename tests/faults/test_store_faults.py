@@ -114,6 +114,7 @@ async def test_after_an_outage_nobody_is_expired_who_had_no_full_lease_to_return
         assert event.at_ms >= back_ms + LEASE_MS
         assert await epochs(live) == before
         assert [one.node_id for one in await live.events("node.expired")] == ["gone"]
+        assert await live.events("node.released") == [], "nor was a scheduler taken for dead"
         assert [node.connections for node in live.nodes.values()] == [1] * NODES
 
 
