@@ -151,3 +151,9 @@ def test_what_is_no_policy_is_refused(text: str) -> None:
 def test_the_policy_is_strict(section: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AdmissionPolicy.model_validate(section)
+
+
+def test_four_gpus_are_shown_and_the_rest_are_counted() -> None:
+    for count, tail in ((4, "(counts)"), (5, ", 1 more")):
+        (missing,) = policy(min_count=8).check([RTX] * count, None)
+        assert missing.message.endswith(tail), missing.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from typing import Any
@@ -112,3 +113,24 @@ def test_what_is_out_of_bounds_is_named(members: dict[str, object], named: str) 
 def test_what_is_no_facts_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         Facts.from_json(text)
+
+
+def test_the_members_of_their_json_are_of_one_type_each() -> None:
+    for member in ("asr", "tts", "semantic", "services", "gpu_memory_gb"):
+        assert Facts.from_json(f'{{"{member}":[]}}') == Facts()
+        with pytest.raises(InvalidInput, match=f"{member} must be a list"):
+            Facts.from_json(f'{{"{member}":{{}}}}')
+    with pytest.raises(InvalidInput, match="labels must be a dict"):
+        Facts.from_json('{"labels":[]}')
+
+
+def test_the_memory_of_a_gpu_is_an_integer_of_32_bits() -> None:
+    assert Facts(gpu_memory_gb=(0, 2**32 - 1)).gpu_memory_gb == (2**32 - 1, 0)
+    for wrong in (-1, 2**32, True, 1.0):
+        with pytest.raises(InvalidInput, match="from 0 to 4294967295"):
+            Facts(gpu_memory_gb=(wrong,))
+
+
+def test_the_digest_is_that_of_the_json() -> None:
+    one = Facts(asr=("en",))
+    assert one.digest == hashlib.sha1(one.json.encode()).hexdigest()[:16]

@@ -104,3 +104,17 @@ def test_shown_leaves_a_short_value_readable_and_tells_the_length_of_a_long_one(
     assert ids.shown("x" * 10_000) == "'" + "x" * 60 + "...' (10000 characters)"
     assert ids.shown({"a": 1}) == "dict"
     assert ids.shown(10**70).endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("check", "what"),
+    [
+        (ids.node_id, "node id"),
+        (ids.pool_name, "pool name"),
+        (ids.service_type, "service type"),
+        (ids.label_key, "label key"),
+    ],
+)
+def test_what_is_refused_is_called_by_its_name(check: Callable[[str], object], what: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{what}\\b"):
+        check("\n")

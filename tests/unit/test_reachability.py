@@ -88,6 +88,20 @@ def test_exactly_the_pools_that_one_earlier_pool_covers_are_found(drawn: list[tu
         ({"gpu": {"min_memory_gb": 8}}, {"gpu": {"min_count": 2, "min_memory_gb": 16}}, True),
         ({"gpu": {"min_count": 2}}, {"gpu": {"min_memory_gb": 16}}, False),
         ({"gpu": {"min_count": 1}}, {"semantic": {"exact": ["en"]}}, False),
+        ({"gpu": {"min_count": 1}}, {"services": ["asr"]}, False),
+        ({"gpu": {"min_count": 1}}, {"services": ["asr"], "gpu": {"min_memory_gb": 1}}, True),
+        ({"semantic": {"any": ["en", "zh"]}}, {"semantic": {"any": ["de", "zh"]}}, False),
+        ({"semantic": {"any": ["de", "zh"]}}, {"semantic": {"any": ["de", "en"]}}, False),
+        (
+            {"asr": {"contains": ["en"]}},
+            {"semantic": {"any": ["de", "zh"]}, "asr": {"contains": ["en"]}, "tts": {"any": ["de", "zh"]}},
+            True,
+        ),
+        (
+            {"tts": {"any": ["de", "en", "zh"]}},
+            {"semantic": {"any": ["de", "zh"]}, "tts": {"any": ["de", "zh"]}},
+            True,
+        ),
     ],
 )
 def test_whether_one_rule_covers_another(earlier: dict[str, Any], later: dict[str, Any], shadows: bool) -> None:

@@ -832,6 +832,9 @@ def test_the_schema_is_valid_and_describes_every_key() -> None:
         {"pools": [{"name": "a", "match": {"gpu": {}}}]},
         {"pools": [{"name": "a", "match": {"gpu": {"min_count": 0}}}]},
         {"pools": [{"name": "a", "match": {"labels": {"unique.id": "x"}}}]},
+        {"pools": [{"name": "a", "match": {"labels": {"zone": 1}}}]},
+        {"pools": [{"name": "a", "match": {"asr": {"any": ["e"]}}}]},
+        {"pools": [{"name": "a", "match": {"services": [1]}}]},
         {"auto": {"idle_ttl": "10x"}},
         {"auto": {"idle_ttl_ms": 5}},
         {"guard": {"max_unassigned_permille": 5}},
@@ -866,3 +869,27 @@ def test_the_patterns_of_the_schema_agree_with_the_functions_that_check(text: st
     assert accepts({"match": {"asr": {"any": [text]}}}) == passes(languages.language)
     unique = text.lower().startswith("unique.")
     assert accepts({"match": {"labels": {text: ""}}}) == (passes(ids.label_key) and not unique)
+
+
+def test_the_schema_calls_each_key_by_a_title_that_reads_well() -> None:
+    schema = document_schema()
+    titles = {
+        member["title"] for section in [schema, *schema["$defs"].values()] for member in section["properties"].values()
+    }
+    assert {"ASR", "TTS", "GPU", "Min memory GB", "Idle TTL", "Priority", "Semantic"} <= titles
+
+
+@pytest.mark.parametrize(("given", "said"), [("false", "false"), ("true", "true"), ("'1'", "the text '1'")])
+def test_what_stands_there_in_place_of_a_number_is_shown(given: str, said: str) -> None:
+    text = f"pools:\n  - {{name: a, match: {{services: [asr]}}, priority: {given}}}\n"
+    with pytest.raises(DocumentInvalid) as refused:
+        load_document(text)
+    (problem,) = refused.value.problems
+    assert problem.message == f"must be a whole number, not {said}"
+
+
+def test_a_refused_tag_is_the_one_problem_of_its_value() -> None:
+    with pytest.raises(DocumentInvalid) as refused:
+        load_document("pools:\n  - {name: a, match: {services: [asr]}, priority: !!str x}\n")
+    (problem,) = refused.value.problems
+    assert "tag 'tag:yaml.org,2002:str' is not allowed" in problem.message
