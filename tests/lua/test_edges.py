@@ -1,0 +1,104 @@
+"""Odd cases, each of which once would have gone unnoticed: found by putting faults into the scripts."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyscheduler.errors import StoreError
+from pyscheduler.keys import KEY_NAMES
+from pyscheduler.scripts import calls
+from tests.cells import limited_cell
+from tests.harness import Cell, document_of, facts_of, pool
+from tests.lua.baseline import baseline, populate, with_argument
+from tests.oracle import read_state
+
+SEVEN = pool("7", semantic={"contains": ["en"]})
+
+
+async def test_a_pool_may_be_called_by_a_number(cell: Cell) -> None:
+    """Class numbers and pool names stand in one hash, side by side."""
+    await cell.allocator.sync(document_of(SEVEN, pool("1", semantic={"contains": ["de"]})))
+    await cell.register("a", "en")
+    await cell.register("b", "de")
+    assert (await cell.allocator.check()).ok
+    assert {row.name: row.nodes for row in (await cell.allocator.pools()).pools} == {"7": 1, "1": 1}
+    assert [node.node_id for node in (await cell.allocator.nodes(pool="1")).nodes] == ["b"]
+    assert (await cell.reconcile()).dropped_classes == 0
+    change = await cell.allocator.sync(document_of(SEVEN), force=True)
+    assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "1", "de")]
+
+
+async def test_a_node_that_is_free_again_is_as_busy_as_it_was(cell: Cell) -> None:
+    registered = await cell.register("a", "en", load=0.7)
+    await cell.allocator.hold("a", owner="ops", reason="test")
+    assert (await read_state(cell.store)).ready == {}
+    await cell.allocator.lift("a", owner="ops", reason="test")
+    assert (await read_state(cell.store)).ready == {"a": registered.node_class * 2 + 0.7}
+
+
+async def test_a_full_table_of_instances_has_no_place_for_the_shortest_lease(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_INSTANCES=1) as cell:
+        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=1, info="{}")) == ["OK", "1"]
+        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=1, info="{}")) == ["OK", "1"]
+        full = ["INSTANCES_FULL", "1"]
+        assert await cell.store.run(calls.renew_instance(instance="b", lease_ms=1, info="{}")) == full
+        assert await cell.store.run(calls.renew_instance(instance="b", lease_ms=0, info="{}")) == ["OK", "0"]
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("name", [name for name in KEY_NAMES if name != "config"])
+async def test_no_key_of_somebody_else_is_adopted(cell: Cell, name: str) -> None:
+    await cell.store.command("DEL", *(cell.store.key(key) for key in KEY_NAMES))
+    await cell.store.command("SET", cell.store.key(name), "theirs")
+    call = baseline("1:1:r:ab")["open_namespace"]
+    assert await cell.store.run(call) == ["FOREIGN", cell.store.key(name)]
+    assert await cell.store.command("EXISTS", *(cell.store.key(key) for key in KEY_NAMES)) == 1
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("name", KEY_NAMES)
+async def test_the_check_looks_at_every_key(cell: Cell, name: str) -> None:
+    await populate(cell)
+    await cell.store.command("SET", cell.store.key(name), "spoilt")
+    with pytest.raises(StoreError, match="is a string, not a"):
+        await cell.allocator.check()
+
+
+async def test_nodes_of_one_class_are_listed_with_one_row_for_it(cell: Cell) -> None:
+    for name in ("a", "b", "c"):
+        await cell.register(name, *(("de",) if name == "c" else ("en",)))
+    reply = await cell.store.run(calls.list_nodes(mode="all", pool="", offset=0, limit=10, ids=()))
+    assert reply[3:5] == ["3", "3"]
+    assert reply[5 : 5 + 18 : 6] == ["a", "b", "c"]
+    en, de = facts_of("en").json, facts_of("de").json
+    assert reply[5 + 18 :] == ["2", "1", "en", "1", en, "2", "de", "2", de]
+
+
+async def test_the_same_call_again_makes_no_former_session_of_its_own(cell: Cell) -> None:
+    for _ in range(3):
+        await cell.register("a", "en", session_id="1")
+    header, _ = (await read_state(cell.store)).nodes["a"]
+    assert (header["session"], header.get("former", [])) == ("1", [])
+    await cell.register("a", "en", session_id="2")
+    header, _ = (await read_state(cell.store)).nodes["a"]
+    assert (header["session"], header["former"]) == ("2", ["1"])
+
+
+async def test_a_node_remembers_its_last_four_sessions(cell: Cell) -> None:
+    for number in range(7):
+        await cell.register("a", "en", session_id=f"s{number}")
+    header, _ = (await read_state(cell.store)).nodes["a"]
+    assert header["former"] == ["s5", "s4", "s3", "s2"]
+    call = with_argument(baseline("1:1:r:ab")["upsert_node_to_pool"], "node_id", "a")
+    assert await cell.store.run(with_argument(call, "session_id", "s2")) == ["STALE"]
+    assert (await cell.store.run(with_argument(call, "session_id", "s1")))[0] == "OK"
+
+
+async def test_a_language_set_whose_name_has_128_characters_is_called_by_it(cell: Cell) -> None:
+    codes = [f"{first}{second}" for first in "abcdefg" for second in "abcdefg"]
+    longest = [*codes[:42], "za"]  # 43 codes of 2 and 42 dashes: 128
+    assert len("-".join(longest)) == 128
+    assert (await cell.register("a", *longest)).pool == "-".join(longest)
+    longer = [*codes[:42], "zab"]
+    assert len("-".join(longer)) == 129
+    assert (await cell.register("b", *longer)).pool.startswith("langs-43-")
