@@ -89,7 +89,7 @@ class Runner:
         spent_ms = 0
         for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=self._rank)]):
             spent_ms += reaching[nodeid]
-            if 0 < budget_s * 1000 < spent_ms and nodeid not in recent:
+            if spent_ms > budget_s * 1000 and nodeid not in recent:
                 return
             yield nodeid
 

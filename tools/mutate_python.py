@@ -125,7 +125,7 @@ class Runner:
         spent_ms = 0
         for test in sorted(reaching, key=lambda name: (self._taken_ms.get(name, 0), name)):
             spent_ms += self._taken_ms.get(test, 0)
-            if tests and 0 < budget_s * 1000 < spent_ms:
+            if tests and spent_ms > budget_s * 1000:
                 break
             tests[test] = None
         return list(tests)

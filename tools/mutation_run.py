@@ -17,6 +17,9 @@ from tools.mutations import Mutant, mutants_of
 ROOT = Path(__file__).parents[1]
 EXPLAINED = Path(__file__).with_name("mutants_explained.toml")
 
+_SECOND_LOOK = 10
+"""How many times as many seconds of tests a mutant is tried with that has survived the cheapest."""
+
 KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
 
 
@@ -29,7 +32,7 @@ class Options:
         sample: mutants of each file at most, 0 = all.
         seconds: after which no further mutant is begun.
         files: only those whose path contains one of these; all if empty.
-        budget_s: seconds of tests for a mutant's first look, as measured when nothing was wrong; 0 = all of them.
+        budget_s: seconds of tests for a mutant's first look, as measured when nothing was wrong.
         verbose: whether to print those that are killed, too.
     """
 
@@ -46,7 +49,7 @@ def parse_options(program: str, purpose: str) -> Options:
     parser.add_argument("--seed", type=int, default=1, help="of the choice of mutants (default 1)")
     parser.add_argument("--sample", type=int, default=15, help="mutants of each file, 0 = all of them (default 15)")
     parser.add_argument("--seconds", type=float, default=3600, help="after which none is begun (default 3600)")
-    parser.add_argument("--budget", type=float, default=10, help="seconds of tests at first, 0 = all (default 10)")
+    parser.add_argument("--budget", type=float, default=5, help="seconds of tests for one mutant at first (default 5)")
     parser.add_argument("--verbose", action="store_true", help="name those that are killed, too")
     parser.add_argument("files", nargs="*", help="only files whose path contains one of these")
     given = parser.parse_args()
@@ -80,8 +83,8 @@ def run(mutants: Iterable[Mutant], options: Options, outcome_of: Callable[[Mutan
     Args:
         mutants: those to try, in this order.
         options: of the command line.
-        outcome_of: tries one with so many seconds of tests, 0 = all of them; returns KILLED, SURVIVED or UNTESTED, and
-            what more there is to say. What survives the cheapest is tried again with all, when the others are done.
+        outcome_of: tries one with so many seconds of tests; returns KILLED, SURVIVED or UNTESTED, and what more there
+            is to say. What survives is tried again with more, when the others are done.
 
     Returns:
         the exit status: 0 if nothing survived that is not explained.
@@ -97,8 +100,10 @@ def run(mutants: Iterable[Mutant], options: Options, outcome_of: Callable[[Mutan
             outcome = "no time"
         elif mutant.key not in reasons:
             outcome, note = outcome_of(mutant, budget_s)
-            if outcome == SURVIVED and budget_s:
-                looks.append((mutant, 0))
+            if outcome == SURVIVED and budget_s == options.budget_s:
+                looks.append((mutant, budget_s * _SECOND_LOOK))
+                if options.verbose:
+                    say(f"LATER     {mutant.line:4} {mutant.key}  ({note})")
                 continue
         counts[mutant.file][outcome] += 1
         survived = survived or outcome in (SURVIVED, UNTESTED)

@@ -220,11 +220,11 @@ def test_a_run_fails_exactly_if_something_survives(capfd: pytest.CaptureFixture[
 
     def outcome_of(mutant: Mutant, budget_s: float) -> tuple[str, str]:
         looks.append((mutant.text, budget_s))
-        survives = mutant.text == "4" or (mutant.text == "2" and budget_s)
+        survives = mutant.text == "4" or (mutant.text == "2" and budget_s == 1)
         return (SURVIVED if survives else KILLED), ""
 
     assert run(mutants, options(), outcome_of) == 1
-    assert looks == [("<=", 1), (">=", 1), ("4", 1), ("2", 1), ("4", 0), ("2", 0)], "survivors get a second look"
+    assert looks == [("<=", 1), (">=", 1), ("4", 1), ("2", 1), ("4", 10), ("2", 10)], "survivors get a second look"
     assert capfd.readouterr().out.count("SURVIVED") == 1
     assert run([mutant for mutant in mutants if mutant.text != "4"], options(), outcome_of) == 0
     assert run(mutants, options(seconds=-1), outcome_of) == 0, "none is tried when there is no time"
