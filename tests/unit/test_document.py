@@ -218,3 +218,11 @@ def test_what_is_no_duration_or_out_of_bounds_is_refused(value: object) -> None:
 @pytest.mark.parametrize(("share", "permille"), [(0, 0), (0.0, 0), (0.0004, 0), (0.3335, 334), (0.999, 999), (1, 1000)])
 def test_shares_are_kept_in_thousandths(share: float, permille: int) -> None:
     assert GuardPolicy.model_validate({"max_unassigned_share": share}).max_unassigned_permille == permille
+
+
+@pytest.mark.parametrize(
+    "text", ['{"schema":1,"auto":{"idle_ttl_ms":"x"}}', '{"schema":1,"guard":{"max_unassigned_permille":"x"}}']
+)
+def test_canonical_data_that_is_none_is_refused_and_no_crash(text: str) -> None:
+    with pytest.raises(DocumentInvalid):
+        PoolDocument.from_canonical(text)

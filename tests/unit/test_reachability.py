@@ -89,6 +89,21 @@ def test_exactly_the_pools_that_one_earlier_pool_covers_are_found(drawn: list[tu
         ({"gpu": {"min_count": 2}}, {"gpu": {"min_memory_gb": 16}}, False),
         ({"gpu": {"min_count": 1}}, {"semantic": {"exact": ["en"]}}, False),
         ({"gpu": {"min_count": 1}}, {"services": ["asr"]}, False),
+        (
+            {"semantic": {"any": ["de", "en"]}, "tts": {"any": ["de", "en"]}},
+            {"semantic": {"contains": ["en"]}},
+            False,
+        ),
+        (
+            {"semantic": {"any": ["de", "en"]}, "tts": {"any": ["de", "en"]}},
+            {"semantic": {"contains": ["en"]}, "tts": {"contains": ["de"]}},
+            True,
+        ),
+        (
+            {"semantic": {"any": ["de", "en"]}, "tts": {"any": ["de", "en"]}},
+            {"semantic": {"contains": ["en"]}, "tts": {"any": ["de", "fr"]}},
+            False,
+        ),
         ({"gpu": {"min_count": 1}}, {"services": ["asr"], "gpu": {"min_memory_gb": 1}}, True),
         ({"semantic": {"any": ["en", "zh"]}}, {"semantic": {"any": ["de", "zh"]}}, False),
         ({"semantic": {"any": ["de", "zh"]}}, {"semantic": {"any": ["de", "en"]}}, False),

@@ -265,6 +265,7 @@ def test_the_password_of_a_refused_url_is_not_shown(url: str, monkeypatch: pytes
         (f"rediss://user:{SECRET}@example:6380", "rediss://user:***@example:6380"),
         (f"redis://user:{SECRET}@[::1]:6379/0", "redis://user:***@[::1]:6379/0"),
         (f"unix:///run/redis.sock?password={SECRET}&db=1", "unix:///run/redis.sock?password=***&db=1"),
+        (f"redis://:{SECRET}@[::1", "***"),
         (f"redis://:1/{SECRET}@example/0", "redis://***"),
         (f"redis://:1#{SECRET}@example/0", "redis://***"),
         (f"redis://:a@{SECRET}@example/0", "redis://:***@example/0"),
