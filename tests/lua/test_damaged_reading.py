@@ -9,7 +9,7 @@ import pytest
 
 from pyscheduler.errors import StoreError
 from pyscheduler.scripts import calls
-from tests.harness import LEASE_MS, Cell, document_of
+from tests.harness import LEASE_MS, Cell, document_of, facts_of
 from tests.lua.baseline import baseline, populate, with_argument
 from tests.oracle import read_raw, read_state
 
@@ -167,6 +167,16 @@ async def test_a_policy_changed_by_hand_is_followed_by_the_next_call(cell: Cell)
     header, _ = (await read_state(cell.store)).nodes["a"]
     transition = header["transition"]
     assert (transition["from"], transition["to"], transition["version"]) == ("", "en", 3)
+
+
+async def test_nodes_of_every_class_of_a_language_set_count_for_its_pool(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"min_nodes": 3}))
+    await cell.register("a", "en")
+    await cell.register("b", facts=facts_of("en", gpu_memory_gb=(80,)))
+    call = calls.explain_node(node_id="a", decisions=False)
+    assert (await cell.store.run(call))[REASON] == "below_min_nodes"
+    await set_policy(cell, min_nodes=2)
+    assert (await cell.store.run(call))[REASON] == "awaiting_reconcile"
 
 
 async def test_a_policy_that_requires_nothing_may_leave_that_out(cell: Cell) -> None:

@@ -102,3 +102,18 @@ async def test_a_language_set_whose_name_has_128_characters_is_called_by_it(cell
     longer = [*codes[:42], "zab"]
     assert len("-".join(longer)) == 129
     assert str((await cell.register("b", *longer)).pool).startswith("langs-43-")
+
+
+async def test_pools_that_demand_the_same_are_tried_in_their_order(cell: Cell) -> None:
+    """A change of the configuration files pools under what they demand: these three under one and the same."""
+    for name, memory in (("small", 8), ("middle", 24), ("large", 80)):
+        await cell.register(name, facts=facts_of("en", gpu_memory_gb=(memory,)))
+    large, middle = (
+        pool(f"from-{memory}", semantic={"contains": ["en"]}, gpu={"min_memory_gb": memory}) for memory in (80, 24)
+    )
+    await cell.allocator.sync(document_of(pool("rest", semantic={"contains": ["en"]}), large, middle))
+    assert {name: await cell.pool_of(name) for name in ("small", "middle", "large")} == {
+        "small": "rest",
+        "middle": "from-24",
+        "large": "from-80",
+    }
