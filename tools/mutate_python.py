@@ -22,6 +22,7 @@ from dataclasses import replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
+from pathlib import Path
 from types import CodeType, ModuleType
 
 import coverage
@@ -181,14 +182,15 @@ def tests_by_line() -> dict[tuple[str, int], set[str]]:
     data = coverage.CoverageData(str(ROOT / ".coverage"))
     data.read()
     found: dict[tuple[str, int], set[str]] = defaultdict(set)
+    every_test = set(durations.read())
     for file in sources():
-        for line, contexts in data.contexts_by_lineno(str(ROOT / file)).items():
-            found[file, line] = {context.rpartition("|")[0] for context in contexts}
-        # "" is the loading of the module, which every test of it depends on.
-        everything = set().union(*(tests for (name, _), tests in found.items() if name == file)) - {""}
-        for (name, line), tests in found.items():
-            if name == file:
-                found[file, line] = (everything if "" in tests else tests) - {""}
+        lines = data.contexts_by_lineno(str(ROOT / file))
+        by_line = {line: {context.rpartition("|")[0] for context in contexts} for line, contexts in lines.items()}
+        # "" is the loading of the module: every test of it depends on that, also one that calls nothing in it.
+        own = f"tests/unit/test_{Path(file).stem}.py::"
+        everything = set().union(*by_line.values()) - {""} | {test for test in every_test if test.startswith(own)}
+        for line, tests in by_line.items():
+            found[file, line] = everything if "" in tests else tests
     return found
 
 

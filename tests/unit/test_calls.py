@@ -1,10 +1,9 @@
-"""The typed calls: how arguments are encoded, and that calls, headers and keys speak of the same things."""
+"""The typed calls: how arguments are encoded, and what is refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import ScriptError, calls, load_scripts, loader
 
 ACTION = {"node_id": "n", "operation": "set", "owner": "o", "reason": "r"}
@@ -40,12 +39,6 @@ def test_every_argument_is_named_and_no_other(wrong: dict[str, object]) -> None:
         calls.hold_node(**wrong)
     with pytest.raises(TypeError, match="takes the keywords"):
         calls.hold_node("n", **wrong)  # type: ignore[call-arg]
-
-
-def test_the_keys_of_the_scripts_are_the_keys_there_are() -> None:
-    named = {key for script in load_scripts().values() for key in script.header.keys}
-    assert named == set(KEY_NAMES)
-    assert load_scripts()["check"].header.keys == KEY_NAMES, "the check looks at each"
 
 
 def test_a_folder_without_scripts_is_an_error() -> None:

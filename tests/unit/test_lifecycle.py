@@ -162,3 +162,14 @@ def test_every_change_follows_the_diagram_and_no_reason_is_missing(steps: list[V
     if node.now_ms - 1_000 >= 60_000:
         node.wait(0)
         assert node.life.status is not REGISTERING
+
+
+@pytest.mark.parametrize(
+    ("name", "top"), [("checks_to_ready", 100), ("failures_to_degrade", 100), ("warmup_ms", 86_400_000)]
+)
+def test_each_threshold_goes_from_1_to_its_bound(name: str, top: int) -> None:
+    for fits in (1, top):
+        assert getattr(LifecyclePolicy(**{name: fits}), name) == fits
+    for too_far in (0, top + 1):
+        with pytest.raises(InvalidInput, match=f"{name} must be from 1 to {top}, not {too_far}"):
+            LifecyclePolicy(**{name: too_far})

@@ -163,6 +163,13 @@ def test_a_malformed_header_is_refused(source: str, message: str) -> None:
         parse_header("a.lua", source)
 
 
+def test_what_takes_several_lines_is_read_as_one() -> None:
+    header = parse_header(
+        "a.lua", "#!lua\n-- Does\n-- much.\n-- REPLY\n--   OK\n-- EVENTS none\n-- COST O(1);\n--   twice\n\nreturn 1"
+    )
+    assert (header.purpose, header.cost, header.events) == ("Does much.", "O(1); twice", ())
+
+
 def test_every_key_of_a_namespace_is_in_one_slot() -> None:
     assert {key("cell", name).split("}")[0] for name in KEY_NAMES} == {"{cell"}
     assert key("cell", "config") == "{cell}:config"
