@@ -98,8 +98,16 @@ class _Counted:
 
     def decision(self, node: Node) -> None:
         for clause in [node, *node.children_by_field_name("alternative")]:
+            if clause.type == "elseif_statement":
+                # No counter can stand before it: its condition is counted where it is.
+                condition = clause.children[1]
+                true = self.point(clause, "elseif: true")
+                self.point(clause, "elseif: false")
+                self.insert(condition.start_byte, f"_is({true}, ")
+                self.insert(condition.end_byte, ")")
+                continue
             opening = next(child for child in clause.children if child.type in ("then", "else"))
-            said = "else" if clause.type == "else_statement" else f"{clause.children[0].type}: true"
+            said = "else" if clause.type == "else_statement" else "if: true"
             self.insert(opening.end_byte, f" _hit({self.point(clause, said)}); ")
         if all(clause.type != "else_statement" for clause in node.children_by_field_name("alternative")):
             end = node.children[-1]

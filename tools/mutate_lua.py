@@ -40,9 +40,8 @@ class Runner:
         self._lines: dict[str, list[int]] = defaultdict(list)
         self._points: dict[tuple[str, int], set[int]] = defaultdict(set)
         for number, point in enumerate(coverage.points):
-            if point.what == "":
-                self._lines[point.file].append(point.line)
-                self._points[point.file, point.line].add(number)
+            self._lines[point.file].append(point.line)
+            self._points[point.file, point.line].add(number)
         for lines in self._lines.values():
             lines.sort()
         self._killers: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT_KILLERS))

@@ -39,6 +39,7 @@ def test_the_points_of_a_script_are_its_statements_and_each_way_out_of_a_decisio
         Point("lua/script.lua", 5, ""),
         Point("lua/script.lua", 5, "if: true"),
         Point("lua/script.lua", 7, "elseif: true"),
+        Point("lua/script.lua", 7, "elseif: false"),
         Point("lua/script.lua", 5, "if: none true"),
         Point("lua/script.lua", 5, "and after item == 'a': true"),
         Point("lua/script.lua", 5, "and after item == 'a': false"),
@@ -50,16 +51,16 @@ def test_the_points_of_a_script_are_its_statements_and_each_way_out_of_a_decisio
     ]
     lines = text.splitlines()
     assert lines[:2] == SCRIPT.splitlines()[:2], "the header stays a header"
-    assert lines[5] == "    _hit(108); total = total + 1"
-    assert "_hit(110); return _is(111, total) or 0" in lines[10]
+    assert lines[5] == "    _hit(109); total = total + 1"
+    assert "_hit(111); return _is(112, total) or 0" in lines[10]
 
 
 @pytest.mark.parametrize(
     ("arguments", "unreached"),
     [
-        ((), {2, 3, 4, 5, 6, 7, 8, 9, 12}),
-        (("a", "c", "b"), {10, 11, 12}),
-        (("a", "a", "a", "a"), {4, 7, 9, 12}),
+        ((), {2, 3, 4, 5, 6, 7, 8, 9, 10, 13}),
+        (("a", "c", "b"), {11, 12, 13}),
+        (("a", "a", "a", "a"), {4, 8, 10, 13}),
     ],
 )
 def test_a_server_runs_it_and_logs_what_it_reached(
@@ -104,13 +105,13 @@ def counted(*reached: int) -> Coverage:
 def test_the_table_has_a_row_for_each_file_and_one_for_all() -> None:
     header, row, all_of_it = table(counted(0, 1, 2, 3))
     assert header.split() == ["file", "lines", "branches"]
-    assert row.split() == ["lua/script.lua", "3/6", "50.0%", "1/7", "14.3%"]
+    assert row.split() == ["lua/script.lua", "3/6", "50.0%", "1/8", "12.5%"]
     assert all_of_it.split()[1:] == row.split()[1:]
 
 
 def test_what_is_missed_needs_an_excuse_and_an_excuse_needs_what_is_missed() -> None:
     files = {"lua/script.lua": SCRIPT}
-    most = counted(*(number for number in range(13) if number not in (9, 12)))
+    most = counted(*(number for number in range(14) if number not in (10, 13)))
     returns_b = {"file": "lua/script.lua", "code": "return 'b'", "what": "", "reason": "why"}
     never_nil = {
         "file": "lua/script.lua",
@@ -123,7 +124,7 @@ def test_what_is_missed_needs_an_excuse_and_an_excuse_needs_what_is_missed() -> 
         "lua/script.lua:11: never or after total: false: return total or 0",
     ]
     assert judge(most, files, [returns_b, never_nil]) == []
-    (stale,) = judge(counted(*range(13)), files, [returns_b])
+    (stale,) = judge(counted(*range(14)), files, [returns_b])
     assert "excuses what is reached or not there" in stale
 
 
