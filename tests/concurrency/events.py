@@ -1,0 +1,136 @@
+"""The event stream against a recorded history: what was acknowledged has its event, what has an event was asked for,
+and the stream's order is one in which it can have happened.
+
+An event names its operation: by its reason, or, of a registration, by the instance that its session claims.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from pyscheduler import Allocator
+from pyscheduler.core.results import Event
+from tests.concurrency.history import Operation
+
+_PAGE = 10_000
+
+
+async def all_events(allocator: Allocator) -> list[Event]:
+    events: list[Event] = []
+    while page := await allocator.events(since=events[-1].id if events else "-", limit=_PAGE):
+        events += page
+    return events
+
+
+def disagreements(operations: Sequence[Operation], events: Sequence[Event]) -> list[str]:
+    """What the stream and the history say differently; empty if nothing."""
+    looks = (_without_event, _updates_without_event, _not_asked_for, _out_of_order)
+    return [found for look in looks for found in look(operations, events)]
+
+
+def likely_order(operations: Sequence[Operation], events: Sequence[Event]) -> list[str]:
+    """Ids of operations in the order of their events."""
+    by_id = {one.id: one for one in operations}
+    registered: dict[tuple[str, int], str] = {}
+    for one in operations:
+        if one.kind == "register" and not one.error:
+            epoch = one.result["epoch"] if one.result else 0
+            registered.setdefault((one.args["session"], epoch), one.id)
+    found: list[str] = []
+    for event in events:
+        operation_id: str | None = event.reason
+        if event.type == "node.registered":
+            instance, epoch = event.fields["instance"], int(event.fields["epoch"])
+            operation_id = registered.get((instance, epoch), registered.get((instance, 0)))
+        if operation_id in by_id:
+            found.append(operation_id)
+    return list(dict.fromkeys(found))
+
+
+def _without_event(operations: Sequence[Operation], events: Sequence[Event]) -> Iterator[str]:
+    by_reason = Counter((event.type, event.reason) for event in events)
+    registered = Counter(
+        (event.node_id, event.fields["instance"], int(event.fields["epoch"]))
+        for event in events
+        if event.type == "node.registered"
+    )
+    bumped = {event.version for event in events if event.type == "config.bumped"}
+    released: defaultdict[str, int] = defaultdict(int)
+    for one in operations:
+        result = one.result
+        if one.kind == "release":
+            released[one.args["session"]] += by_reason["node.released", one.id]
+        if result is None or one.error:
+            continue
+        if one.kind == "sync" and by_reason["config.bumped", one.id] != (result["before"] != result["after"]):
+            yield f"{by_reason['config.bumped', one.id]} config.bumped of {one}"
+        if one.kind in ("register", "update") and result["version"] > 1 and result["version"] not in bumped:
+            yield f"no config.bumped of the version of {one}"
+        if one.kind == "register" and registered[one.args["node"], one.args["session"], result["epoch"]] != 1:
+            yield f"not one node.registered of {one}"
+        if one.kind in ("hold", "lift") and by_reason["node.status", one.id] != result["changed"]:
+            yield f"not one node.status of {one}"
+    for one in operations:
+        if one.kind == "release" and one.result == {"released": True} and released[one.args["session"]] != 1:
+            yield f"not one node.released of the session of {one}"
+    expired = sum(event.type == "node.expired" for event in events)
+    told = sum(one.result["expired"] for one in operations if one.kind == "reconcile" and one.result)
+    if expired < told or (expired > told and not any(one.is_open for one in operations if one.kind == "reconcile")):
+        yield f"{expired} node.expired, but upkeep said {told}"
+
+
+def _updates_without_event(operations: Sequence[Operation], events: Sequence[Event]) -> Iterator[str]:
+    """An update has an event where class or status changed. From what, is known where every report was answered."""
+    by_reason = Counter((event.type, event.reason) for event in events)
+    reports: defaultdict[str, list[Operation]] = defaultdict(list)
+    for one in operations:
+        if one.kind in ("register", "update") and not one.error:
+            reports[one.args["session"]].append(one)
+    for reported in reports.values():
+        if any(one.is_open for one in reported):
+            continue
+        for before, one in itertools.pairwise(reported):
+            was, now = before.result or {}, one.result or {}
+            if one.kind != "update" or was["epoch"] != now["epoch"]:
+                continue
+            # Without a pool, the reason says why there is none.
+            if now["pool"] and by_reason["node.assigned", one.id] != (was["node_class"] != now["node_class"]):
+                yield f"{by_reason['node.assigned', one.id]} node.assigned of {one} after {before}"
+            if by_reason["node.status", one.id] != (before.args["status"] != one.args["status"]):
+                yield f"{by_reason['node.status', one.id]} node.status of {one} after {before}"
+
+
+def _not_asked_for(operations: Sequence[Operation], events: Sequence[Event]) -> Iterator[str]:
+    by_id = {one.id: one for one in operations}
+    sessions: defaultdict[str, list[Operation]] = defaultdict(list)
+    for one in operations:
+        if one.kind == "register":
+            sessions[one.args["session"]].append(one)
+    for event in events:
+        if event.type == "node.registered":
+            asked = sessions[event.fields["instance"]]
+            epoch = int(event.fields["epoch"])
+            if not any(one.is_open or (one.result or {}).get("epoch") == epoch for one in asked):
+                yield f"nobody registered for {event}"
+        elif event.type in ("node.released", "node.status") or event.fields.get("kind") == "document":
+            named = by_id.get(event.reason or "")
+            if named is not None and named.error:
+                yield f"{event} of a refused {named}"
+            # A repeated registration that reports another status has its mode for a reason.
+            if named is None and event.reason not in ("new", "resume"):
+                yield f"nobody asked for {event}"
+
+
+def _out_of_order(operations: Sequence[Operation], events: Sequence[Event]) -> Iterator[str]:
+    by_id = {one.id: one for one in operations}
+    latest: Operation | None = None
+    for event in events:
+        one = by_id.get(event.reason or "")
+        if one is None:
+            continue
+        if latest is not None and one.completed_ns < latest.invoked_ns:
+            yield f"the event of {one} comes after that of {latest}"
+        if latest is None or one.invoked_ns > latest.invoked_ns:
+            latest = one

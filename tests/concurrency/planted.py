@@ -1,0 +1,201 @@
+"""Faults to plant: ways of doing it that are not atomic or not fenced, each of which a history must give away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyscheduler import Allocator, NodeReport, PoolDocument, StoreOptions
+from pyscheduler.core.facts import Facts
+from pyscheduler.core.results import ConfigChange, PoolTable, Registration, Session
+from pyscheduler.errors import VersionConflict
+from pyscheduler.scripts.loader import lua_directory
+
+
+class _ComparesFirst(Allocator):
+    """Looks whether the version is the expected one, then writes: two calls, between which somebody else may write."""
+
+    async def sync(self, document: PoolDocument, *, expect_version: int | None = None, **rest: Any) -> ConfigChange:
+        seen = (await self.document()).version
+        if expect_version is not None and expect_version != seen:
+            raise VersionConflict(expect_version, seen)
+        return await super().sync(document, **rest)
+
+
+class _ClearsFirst(Allocator):
+    """Changes the facts of a node as it used to be done: clears them, then writes the new ones."""
+
+    async def update(self, session: Session, report: NodeReport, **rest: Any) -> Registration:
+        cleared = await super().update(session, replace(report, facts=Facts()), **rest)
+        return await super().update(cleared.session, report, **rest)
+
+
+class _TornRead(Allocator):
+    """Reads the pools and their version in two looks."""
+
+    async def pools(self) -> PoolTable:
+        version = await self.version()
+        return replace(await super().pools(), version=version)
+
+
+class _CountsLater(Allocator):
+    """Reads which pools there are, then how many nodes each has."""
+
+    async def pools(self) -> PoolTable:
+        table = await super().pools()
+        counted = {pool.name: pool for pool in (await super().pools()).pools}
+        pools = (replace(one, nodes=counted.get(one.name, one).nodes) for one in table.pools)
+        return replace(table, pools=tuple(pools))
+
+
+class _OwnCopy(Allocator):
+    """Keeps a copy of the configuration, and looks at the store for it every so often."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._copy = 0
+        self._asked = 0
+
+    async def version(self) -> int:
+        if self._asked % 8 == 0:
+            self._copy = await super().version()
+        self._asked += 1
+        return self._copy
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fault: an allocator that has it, or scripts that do.
+
+    Args:
+        subject: the object by which it is found; empty if by more than one.
+        edits: file -> old text -> new text.
+    """
+
+    subject: str = ""
+    allocator: type[Allocator] = Allocator
+    edits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def overrides(self) -> dict[str, str]:
+        found = {}
+        for name, edits in self.edits.items():
+            text = (lua_directory() / name).read_text(encoding="utf-8")
+            for old, new in edits.items():
+                assert text.count(old) == 1, f"{name} has {text.count(old)} times: {old}"
+                text = text.replace(old, new)
+            found[name] = text
+        return found
+
+
+PLANTED = {
+    "compares, then writes": Planted("configuration", _ComparesFirst),
+    "reads in two looks": Planted("configuration", _TornRead),
+    "counts later": Planted("everything", _CountsLater),
+    "keeps a copy": Planted("configuration", _OwnCopy),
+    "clears, then writes": Planted("", _ClearsFirst),
+    "a bump that does not increment": Planted(
+        "configuration",
+        edits={
+            "bump_config_version.lua": {"local new_version = version + 1": "local new_version = version"},
+            "lib/history.lua": {
+                "if redis.call('EXISTS', HISTORY) == 0 then": "if true then",
+                "digits(version) .. '-0'": "'*'",
+            },
+        },
+    ),
+    "ignores the expected version": Planted(
+        "configuration",
+        edits={
+            "bump_config_version.lua": {
+                "if expect_version >= 0 and expect_version ~= document_version then": "if false then"
+            }
+        },
+    ),
+    "updates without a fence": Planted(
+        "node",
+        edits={
+            "upsert_node_to_pool.lua": {
+                "if previous.epoch ~= asked_epoch or previous.status == 'o' then": "if false then",
+                "  epoch = asked_epoch\nelse": "  epoch = previous.epoch\nelse",
+            }
+        },
+    ),
+    "releases without a fence": Planted(
+        "node",
+        edits={
+            "release_node.lua": {
+                "if session.epoch ~= epoch then": "if false then",
+                "make_token(epoch,": "make_token(session.epoch,",
+            }
+        },
+    ),
+    "heartbeats without a fence": Planted(
+        "node", edits={"touch_nodes.lua": {"if token ~= ARGV[at + 1] then": "if not token then"}}
+    ),
+    "takes over when told not to": Planted(
+        "node", edits={"upsert_node_to_pool.lua": {"if takeover == '0' then": "if false then"}}
+    ),
+    "an epoch that does not grow": Planted(
+        "node",
+        edits={
+            "upsert_node_to_pool.lua": {
+                "epoch = math.max(now, tonumber(config.epoch_floor) + 1, previous and previous.epoch + 1 or 0)": (
+                    "epoch = previous and previous.epoch or now"
+                )
+            }
+        },
+    ),
+    "stands back for a lease that has lapsed": Planted(
+        "node",
+        edits={
+            "upsert_node_to_pool.lua": {
+                "not is_offline(previous.status) and lease_end > now": "not is_offline(previous.status)"
+            }
+        },
+    ),
+    "takes away who lives": Planted(
+        "node",
+        edits={
+            "reconcile.lua": {
+                "if suspended_ms == 0 and lapsed > 0 then": "if suspended_ms == 0 then",
+                "LEASES, '-inf', digits(now), 'LIMIT'": "LEASES, '-inf', digits(now + 3600000), 'LIMIT'",
+            }
+        },
+    ),
+    "forgets earlier sessions": Planted(
+        "node", edits={"upsert_node_to_pool.lua": {"elseif is_former(session_id) then": "elseif false then"}}
+    ),
+}
+
+_MUTE = "emit = function() end"
+_TWICE = """if registered then
+  emit(now, version, 'node.registered', 'node_id', node_id, 'epoch', digits(epoch), 'instance', instance)
+  emit("""
+
+SILENT = {
+    "a release without its event": Planted(
+        "node.released", edits={"release_node.lua": {"redis.call('ZREM'": f"local {_MUTE}\nredis.call('ZREM'"}}
+    ),
+    "a hold without its event": Planted(
+        "node.status", edits={"hold_node.lua": {"if held then": f"local {_MUTE}\nif held then"}}
+    ),
+    "a registration with two events": Planted(
+        "node.registered", edits={"upsert_node_to_pool.lua": {"if registered then\n  emit(": _TWICE}}
+    ),
+    "a sync whose event is another's": Planted(
+        "config.bumped", edits={"bump_config_version.lua": {"digest, 'reason', why)": "digest, 'reason', kind)"}}
+    ),
+    "a move without its event": Planted(
+        "node.assigned", edits={"upsert_node_to_pool.lua": {"if class_changed then\n  emit(": "if false then\n  emit("}}
+    ),
+}
+"""Faults of the event stream alone. ``subject``: the type of event that is missing, or too many."""
+
+
+async def open_allocator(url: str, namespace: str, planted: str = "", options: StoreOptions | None = None) -> Allocator:
+    """An allocator with a fault, or with none."""
+    fault = (PLANTED | SILENT)[planted] if planted else Planted()
+    return await fault.allocator.open(
+        url, namespace=namespace, options=options or StoreOptions(), script_overrides=fault.overrides()
+    )
