@@ -1,0 +1,414 @@
+"""What each call costs, in counts that no machine changes: commands inside the store, round trips, bytes, closures.
+
+A change of one of these figures must be meant. A failure prints the line that would have to stand in the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pyscheduler import Allocator
+from pyscheduler.core.report import NodeReport
+from pyscheduler.core.results import NodeStatus, ReconcileLimits, Registration, Session
+from pyscheduler.scripts import load_scripts
+from pyscheduler.store import Store, StoreOptions
+from tests.harness import GRACE_MS, LEASE_MS, document_of, facts_of, pool
+
+LONG_LEASE_MS = 86_400_000
+USAGE = '{"cpu_percent":12.5,"gpu_percent":40}'
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call costs.
+
+    Args:
+        commands: what the store executes for it, in order of the names.
+        sent: bytes that are sent to the store; node ids have 10.
+        round_trips: times that the caller waits for the store.
+    """
+
+    commands: str
+    sent: int
+    round_trips: int = 1
+
+
+COSTS = {
+    "heartbeat, one node": Cost("evalsha hlen hmget*2 time zadd zcard*2", 318),
+    "heartbeat, 128 nodes": Cost("evalsha hlen hmget*2 time zadd zcard*2", 9209),
+    "heartbeat, 128 nodes, load and usage": Cost("evalsha hlen hmget*2 hset time zadd*2 zcard*2", 14841),
+    "heartbeat, 128 nodes, load alone": Cost("evalsha hget*128 hlen hmget*2 hset time zadd*2 zcard*2", 9977),
+    "heartbeat, 1,000 nodes": Cost("evalsha*8 hlen*8 hmget*16 time*8 zadd*8 zcard*16", 71992, round_trips=8),
+    "register, known class, declared pool": Cost(
+        "evalsha hexists hget*5 hlen hmget hset*3 time xadd*2 xlen zadd*3 zscore*3",
+        863,
+    ),
+    "register, known class, auto pool": Cost(
+        "evalsha hexists hget*5 hlen hmget hset*3 time xadd*2 xlen zadd*3 zscore*3",
+        863,
+    ),
+    "register, new class, declared pool": Cost(
+        "evalsha hexists hget*4 hgetall hlen*3 hmget hset*7 time xadd*2 xlen zadd*10 zcard zscore*3",
+        863,
+    ),
+    "register, new class, new auto pool": Cost(
+        "evalsha hexists hget*3 hgetall hlen*3 hmget hset*9 time xadd*5 xlen xrevrange zadd*10 zcard "
+        "zcount zrangebylex zscore*3",
+        863,
+    ),
+    "register again, same session": Cost("evalsha hexists hget*6 hlen hmget hset*3 time xlen zadd*2 zscore*3", 863),
+    "register, live id taken over": Cost(
+        "evalsha hexists hget*6 hlen hmget hset*3 time xadd xlen zadd*2 zscore*3",
+        860,
+    ),
+    "update, status alone": Cost("evalsha hexists hget*6 hlen hmget hset*3 time xadd xlen zadd zrem zscore*3", 870),
+    "update, another known class": Cost(
+        "evalsha hexists hget*6 hlen hmget hset*3 time xadd xlen zadd*3 zscore*3",
+        870,
+    ),
+    "release": Cost("evalsha hget*2 hmget hset time xadd xlen zadd zrem zscore*2", 340),
+    "hold": Cost("evalsha hget*4 hlen hmget hset time xadd xlen zrem zscore", 355),
+    "lift of a hold": Cost("evalsha hdel hget*4 hmget time xadd xlen zadd zscore", 356),
+    "sync, 2 pools added, 1 removed, 2 of 3 classes remapped": Cost(
+        "evalsha hdel hget*3 hgetall*2 hmget hset*3 time xadd*7 xlen xrevrange zcard*2 zcount*6",
+        982,
+    ),
+    "sync, unchanged": Cost("evalsha hget hgetall*2 hmget time xlen zcard*2 zcount*2", 982),
+    "plan of a sync": Cost("evalsha hget hgetall*2 hmget time xlen xrevrange zcard*2 zcount*2", 981),
+    "reconcile, nothing to do, 10 nodes": Cost(
+        "evalsha hget*11 hgetall*3 hlen*4 hmget hset time xlen zcard*3 zcount*2 zrange zrangebylex zscore*10",
+        656,
+    ),
+    "reconcile, 1 of 10 nodes expires": Cost(
+        "evalsha hdel*3 hget*12 hgetall*3 hlen*4 hmget hset time xadd*2 xlen zcard*3 zcount*2 zrange "
+        "zrangebylex zrangebyscore zrem*3 zscore*11",
+        656,
+    ),
+    "reconcile, 10 of 10 nodes expire, and their class": Cost(
+        "evalsha hdel*6 hget*21 hgetall*3 hlen*4 hmget hset time xadd*11 xlen zcard*3 zcount*2 zrange "
+        "zrangebylex zrangebyscore zrem*4 zscore*20",
+        656,
+    ),
+    "lease of an instance": Cost("evalsha hexists hlen hmget hset time", 176),
+    "list of the pools": Cost("evalsha hgetall*2 hmget zcard zcount*2", 281),
+    "page of 10 nodes": Cost("evalsha hget*43 hmget time zcard zrangebyscore zscore*10", 440),
+    "explanation of a node": Cost("evalsha hget*10 hgetall hmget time zscore", 471),
+    "search for a pool": Cost("evalsha hget*3 hmget zcount*2 zrangebylex*2", 330),
+}
+
+CLOSURES = {
+    "bump_config_version": 47,
+    "check": 43,
+    "explain_node": 52,
+    "find_pools": 21,
+    "hold_node": 20,
+    "list_nodes": 27,
+    "list_pools": 8,
+    "open_namespace": 11,
+    "reconcile": 47,
+    "release_node": 13,
+    "renew_instance": 9,
+    "touch_nodes": 21,
+    "upsert_node_to_pool": 53,
+}
+"""Functions that a script makes each time it is called: all that it has, those of its includes among them."""
+
+
+class CountingStore(Store):
+    """A store that counts its round trips."""
+
+    round_trips = 0
+
+    async def _round_trip(self, connection: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        self.round_trips += 1
+        return await super()._round_trip(connection, commands)
+
+
+@dataclass
+class Place:
+    """A namespace as it ships, the clock of the server in it, with every script loaded."""
+
+    allocator: Allocator
+    store: CountingStore
+
+    async def register(self, number: int, *languages: str, **options: Any) -> Registration:
+        return await self.allocator.register(
+            f"node-{number:05d}",
+            self.report(*languages, **options),
+            session_id=f"socket-of-{number:05d}",
+            instance="test",
+            lease_ms=LONG_LEASE_MS,
+        )
+
+    @staticmethod
+    def report(*languages: str, status: NodeStatus = NodeStatus.READY, gpu_gb: int = 24) -> NodeReport:
+        facts = facts_of(*languages, gpu_memory_gb=(gpu_gb,))
+        return NodeReport.of(facts, status=status, record={"platform": "linux"}, load=0.5)
+
+    async def fleet(self, count: int) -> list[Session]:
+        """That many nodes of one class in the pool ``english``."""
+        return [one.session for one in await asyncio.gather(*(self.register(n, "en") for n in range(count)))]
+
+    async def lapse(self, node_id: str) -> None:
+        """A node's lease ends, and reconcile has not been away."""
+        now = int((await self.store.command("TIME"))[0]) * 1000
+        await self.store.command("HSET", self.store.key("config"), "ticked_at", now, "suspended_until", 0)
+        await self.store.command("ZADD", self.store.key("leases"), 1, node_id)
+
+
+@pytest.fixture
+async def place(redis_url: str, namespace: str) -> AsyncIterator[Place]:
+    store = await CountingStore.open(redis_url, namespace, StoreOptions())
+    assert isinstance(store, CountingStore)
+    allocator = Allocator(store)
+    for script in load_scripts().values():
+        await store.command("SCRIPT", "LOAD", script.source if store._shebang else script.plain_source)
+    try:
+        await allocator.sync(document_of(pool("english", semantic={"contains": ["en"]})))
+        yield Place(allocator, store)
+    finally:
+        await allocator.aclose()
+
+
+Work = Callable[[], Awaitable[object]]
+Prepare = Callable[[Place], Awaitable[Work]]
+
+CASES: dict[str, Prepare] = {}
+"""Each case prepares a namespace and returns the one call that is counted."""
+
+
+def case(name: str) -> Callable[[Prepare], Prepare]:
+    def add(prepare: Prepare) -> Prepare:
+        CASES[name] = prepare
+        return prepare
+
+    return add
+
+
+def beats(place: Place, sessions: Sequence[Session], **options: Any) -> Work:
+    async def work() -> None:
+        await asyncio.gather(*(place.allocator.heartbeat(one, lease_ms=LEASE_MS, **options) for one in sessions))
+
+    return work
+
+
+@case("heartbeat, one node")
+async def _(place: Place) -> Work:
+    return beats(place, await place.fleet(1))
+
+
+@case("heartbeat, 128 nodes")
+async def _(place: Place) -> Work:
+    return beats(place, await place.fleet(128))
+
+
+@case("heartbeat, 128 nodes, load and usage")
+async def _(place: Place) -> Work:
+    return beats(place, await place.fleet(128), load=0.25, usage=USAGE)
+
+
+@case("heartbeat, 128 nodes, load alone")
+async def _(place: Place) -> Work:
+    return beats(place, await place.fleet(128), load=0.25)
+
+
+@case("heartbeat, 1,000 nodes")
+async def _(place: Place) -> Work:
+    return beats(place, await place.fleet(1000))
+
+
+@case("register, known class, declared pool")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.register(1, "en")
+
+
+@case("register, known class, auto pool")
+async def _(place: Place) -> Work:
+    await place.register(0, "de")
+    return lambda: place.register(1, "de")
+
+
+@case("register, new class, declared pool")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.register(1, "en", gpu_gb=12)
+
+
+@case("register, new class, new auto pool")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.register(1, "de")
+
+
+@case("register again, same session")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.register(0, "en")
+
+
+@case("register, live id taken over")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    report = place.report("en")
+    return lambda: place.allocator.register(
+        "node-00000", report, session_id="socket-of-other", instance="test", lease_ms=LEASE_MS
+    )
+
+
+@case("update, status alone")
+async def _(place: Place) -> Work:
+    (session,) = await place.fleet(1)
+    return lambda: place.allocator.update(session, place.report("en", status=NodeStatus.DEGRADED), lease_ms=LEASE_MS)
+
+
+@case("update, another known class")
+async def _(place: Place) -> Work:
+    (session,) = await place.fleet(1)
+    await place.register(1, "en", gpu_gb=12)
+    return lambda: place.allocator.update(session, place.report("en", gpu_gb=12), lease_ms=LEASE_MS)
+
+
+@case("release")
+async def _(place: Place) -> Work:
+    (session,) = await place.fleet(1)
+    return lambda: place.allocator.release(session, grace_ms=GRACE_MS, reason="socket_closed")
+
+
+@case("hold")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.allocator.hold("node-00000", owner="ops", reason="test")
+
+
+@case("lift of a hold")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    await place.allocator.hold("node-00000", owner="ops", reason="test")
+    return lambda: place.allocator.lift("node-00000", owner="ops", reason="test")
+
+
+CHANGED = document_of(pool("english-2", semantic={"contains": ["en"]}), pool("german", semantic={"contains": ["de"]}))
+
+
+@case("sync, 2 pools added, 1 removed, 2 of 3 classes remapped")
+async def _(place: Place) -> Work:
+    await place.register(0, "en")
+    await place.register(1, "en", gpu_gb=12)
+    await place.register(2, "fr")
+    return lambda: place.allocator.sync(CHANGED)
+
+
+@case("sync, unchanged")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    await place.allocator.sync(CHANGED)
+    return lambda: place.allocator.sync(CHANGED)
+
+
+@case("plan of a sync")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.allocator.sync(CHANGED, dry_run=True)
+
+
+def step(place: Place) -> Work:
+    limits = ReconcileLimits(brake_share=1.0)
+    return lambda: place.allocator.reconcile(lease_ms=LEASE_MS, force=True, limits=limits)
+
+
+@case("reconcile, nothing to do, 10 nodes")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    return step(place)
+
+
+@case("reconcile, 1 of 10 nodes expires")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    await place.lapse("node-00003")
+    return step(place)
+
+
+@case("reconcile, 10 of 10 nodes expire, and their class")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    for number in range(10):
+        await place.lapse(f"node-{number:05d}")
+    return step(place)
+
+
+@case("lease of an instance")
+async def _(place: Place) -> Work:
+    return lambda: place.allocator.renew_instance("test", lease_ms=LEASE_MS, info={"pid": 1})
+
+
+@case("list of the pools")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    return place.allocator.pools
+
+
+@case("page of 10 nodes")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    return place.allocator.nodes
+
+
+@case("explanation of a node")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.allocator.explain("node-00000")
+
+
+@case("search for a pool")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    return lambda: place.allocator.find("en", "en")
+
+
+async def executed(store: Store) -> dict[str, int]:
+    """How often the server has executed each command, whoever sent it."""
+    lines = str(await store.command("INFO", "commandstats")).splitlines()
+    counts = {found[1]: int(found[2]) for line in lines if (found := re.match(r"cmdstat_([^:]+):calls=(\d+)", line))}
+    return {name: count for name, count in counts.items() if name != "info"}
+
+
+async def received_bytes(store: Store) -> int:
+    found = re.search(r"total_net_input_bytes:(\d+)", str(await store.command("INFO", "stats")))
+    assert found
+    return int(found[1])
+
+
+def spelled(counts: dict[str, int]) -> str:
+    return " ".join(name if count == 1 else f"{name}*{count}" for name, count in sorted(counts.items()) if count)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_call_costs_what_the_table_says(place: Place, name: str) -> None:
+    work, store = await CASES[name](place), place.store
+    asking = -await received_bytes(store) + await received_bytes(store)
+    commands, sent, round_trips = await executed(store), await received_bytes(store), store.round_trips
+    await work()
+    round_trips = store.round_trips - round_trips
+    sent = await received_bytes(store) - sent - asking
+    added = {command: count - commands.get(command, 0) for command, count in (await executed(store)).items()}
+    found = Cost(spelled(added), sent, round_trips)
+    assert found == COSTS.get(name), f'"{name}": {found!r},'
+
+
+def test_the_table_has_no_case_that_is_not_there() -> None:
+    assert COSTS.keys() == CASES.keys()
+    assert CLOSURES.keys() == load_scripts().keys()
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_functions_that_a_call_makes(name: str) -> None:
+    found = len(re.findall(r"\bfunction\b", re.sub(r"--.*", "", load_scripts()[name].source)))
+    assert found == CLOSURES.get(name), f'"{name}": {found},'
