@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import door, etcd, expiry, python_ways, report, start, store, zookeeper
+from benchmarks import chart, door, etcd, expiry, python_ways, report, start, store, zookeeper
 from benchmarks.floor import Floor
 from benchmarks.server import StoreServer
 from benchmarks.suite import FULL, LARGE, QUICK, Bench, Group, Measure, Results, Scale, Skipped, Table
@@ -36,7 +36,9 @@ NAMES = [group.name for group in GROUPS]
 @click.option("--large", is_flag=True, help="Also a fleet of 1,000,000 nodes: some 3 GB, and minutes more.")
 @click.option("--server", type=click.Path(exists=True, path_type=Path), help="Server program to measure.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every value of every round there.")
-@click.option("--page", type=click.Path(exists=True, path_type=Path), help="Put the tables into this page.")
+@click.option(
+    "--page", type=click.Path(exists=True, path_type=Path), help="Put the tables into this page, charts beside it."
+)
 def main(
     quick: bool,
     names: tuple[str, ...],
@@ -73,7 +75,8 @@ def main(
     if json_file is not None:
         json_file.write_text(report.as_json(results, about), encoding="utf-8")
     if page is not None:
-        report.write_page(page, tables, results, about)
+        charts = chart.write_charts(page.parent, results)
+        report.write_page(page, tables, results, about, charts)
 
 
 def _measure(console: Console, bench: Bench, groups: list[Group], rounds: int) -> None:

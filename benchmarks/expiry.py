@@ -69,7 +69,6 @@ def _expiry(bench: Bench) -> Opened:
                 blocked_ms=usage.blocked_us / 1000,
                 worst_ms=max(held),
                 stall_ms=stall.worst_ms,
-                stall_p99_ms=stall.p99_ms,
                 quiet_ms=quiet.worst_ms,
             )
             bench.target(_ROW, "floors", 3)

@@ -44,6 +44,8 @@ NODES = 1_000
 _CONFIG_EVERY_S = 0.1
 _LOCK_POLL_S = 0.001
 _MAX_TRIES = 1_000
+_ALONE = 8
+_CHANGES = 10
 
 Client = Any
 """A client of redis.asyncio or its pipeline, whose own types say little."""
@@ -241,6 +243,9 @@ def _ways(bench: Bench) -> Opened:
             for writers in bench.scale.writers:
                 for way in WAYS:
                     asyncio.run(_compete(bench, server, way, writers))
+            for way in WAYS:
+                asyncio.run(_compete(bench, server, way, _ALONE, configured=False))
+                asyncio.run(_configure_alone(bench, server, way))
             population.forget_events()
 
         yield measure
@@ -252,8 +257,8 @@ async def _prepare(server: StoreServer) -> None:
     await client.aclose()
 
 
-async def _compete(bench: Bench, server: StoreServer, way: type[Way], writers: int) -> None:
-    """So many writers move nodes for a while, and one changes the configuration ten times a second."""
+async def _compete(bench: Bench, server: StoreServer, way: type[Way], writers: int, *, configured: bool = True) -> None:
+    """So many writers move nodes for a while; one changes the configuration ten times a second, or nobody does."""
     waits: list[float] = []
     ends = time.perf_counter() + bench.scale.seconds
     chance = random.Random(writers)
@@ -268,7 +273,7 @@ async def _compete(bench: Bench, server: StoreServer, way: type[Way], writers: i
 
     async def configure(one: Way) -> None:
         for turn in itertools.count(1):
-            if time.perf_counter() >= ends:
+            if time.perf_counter() >= ends or not configured:
                 return
             await one.configure(turn % POOLS)
             await asyncio.sleep(_CONFIG_EVERY_S)
@@ -280,7 +285,7 @@ async def _compete(bench: Bench, server: StoreServer, way: type[Way], writers: i
             await asyncio.gather(configure(ones[0]), *map(write, ones[1:], shares))
     moved = len(waits)
     bench.row(
-        f"{way.name}, {writers} {'writer' if writers == 1 else 'writers'}",
+        f"{way.name}, {writers} {'writer' if writers == 1 else 'writers'}{'' if configured else ', no changes'}",
         cpu_us=usage.cpu_s * 1e6 / moved,
         per_s=moved / usage.wall_s,
         p99_ms=sorted(waits)[int(moved * 0.99)] * 1000,
@@ -288,12 +293,20 @@ async def _compete(bench: Bench, server: StoreServer, way: type[Way], writers: i
     )
 
 
+async def _configure_alone(bench: Bench, server: StoreServer, way: type[Way]) -> None:
+    async with way(server) as one:
+        with server.measured() as usage:
+            for turn in range(_CHANGES):
+                await one.configure(turn % POOLS + 1)
+    bench.row(f"{way.name}, a change by itself", cpu_us=usage.cpu_s * 1e6 / _CHANGES, per_s=_CHANGES / usage.wall_s)
+
+
 _HOW_WAYS = (
     "A node gets other facts, and with them another class and pool, while a writer changes the configuration "
     "every 100 ms; 1, 8 and 32 writers in one Python process, each with a connection of its own. Ours is "
     "`Allocator.update`. The other two are the ways to do it in Python: `WATCH` and again if somebody was "
     "faster, and a lock. CPU is the server's for all that it did, per node moved: the changes of the "
-    "configuration are in it."
+    "configuration are in it. Without them, and what each of them takes by itself, stands below."
 )
 
 GROUPS = (Group("ways", (Table("ways", "The same without Lua", _HOW_WAYS),), _ways),)

@@ -29,7 +29,6 @@ COLUMNS = {
     "blocked_ms": ("blocked, ms", "{:.3f}"),
     "worst_ms": ("worst call, ms", "{:.2f}"),
     "stall_ms": ("worst stall, ms", "{:.2f}"),
-    "stall_p99_ms": ("stall p99, ms", "{:.2f}"),
     "quiet_ms": ("worst, idle, ms", "{:.2f}"),
     "times": ("times", "{:.2f}"),
     "p99_ms": ("p99, ms", "{:,.1f}"),
@@ -121,7 +120,9 @@ def as_json(results: Results, about: dict[str, Any]) -> str:
 _MARKS = ("<!-- figures: written by the suite -->", "<!-- end of figures -->")
 
 
-def write_page(page: Path, tables: Sequence[Table], results: Results, about: dict[str, Any]) -> None:
+def write_page(
+    page: Path, tables: Sequence[Table], results: Results, about: dict[str, Any], charts: Sequence[str]
+) -> None:
     """Put the figures between the two marks of a page."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(_MARKS[0])
@@ -129,6 +130,8 @@ def write_page(page: Path, tables: Sequence[Table], results: Results, about: dic
     lines = [
         f"Taken on {about['taken_at']}: {about['cores']} cores ({about['cpu']}), {about['engine']}, Python "
         f"{about['python']}, {about['rounds']} rounds, load average {about['load_average']:.1f} at the start.",
+        "",
+        *(f"![{(page.parent / name).stem.replace('-', ', ')}]({name})" for name in charts),
         "",
     ]
     for shown_table in tables:
