@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.echo import TRANSPORTS, missing
-from benchmarks.population import document, languages, node_id
+from benchmarks.population import CLASSES, document, languages, node_id
 from benchmarks.server import AOF, StoreServer, cpu_s
 from benchmarks.suite import Bench, Group, Opened, Table
 from benchmarks.swarm import Socket, Swarm, frame
@@ -29,11 +29,12 @@ _END_MARK = frame(json.dumps({"type": "job_ack", "job_id": "none"}))
 
 
 def _register(number: int, prefix: str) -> bytes:
-    return frame(json.dumps(HEAD.register(State(languages=languages(number)), node_id=node_id(number, prefix))))
+    state = State(languages=languages(number % CLASSES))
+    return frame(json.dumps(HEAD.register(state, node_id=node_id(number, prefix))))
 
 
 def _beat(number: int, prefix: str, percent: float) -> bytes:
-    state = State(languages=languages(number), gpu_percent=percent)
+    state = State(languages=languages(number % CLASSES), gpu_percent=percent)
     return frame(json.dumps(HEAD.heartbeat(node_id(number, prefix), state)))
 
 
@@ -121,6 +122,8 @@ def _storm(bench: Bench) -> Opened:
                 sent[one.number] = time.perf_counter()
             elif text.startswith(_ACK):
                 waited.append(time.perf_counter() - sent[one.number])
+            elif text.startswith(_ERROR):
+                raise RuntimeError(f"a registration was refused: {text!r}")
 
         with _scheduler(bench, f"storm-{rounds}") as (process, store), Swarm(process.url, count) as swarm:
             cpu, store_cpu, started = cpu_s(process.pid), store.cpu_s(), time.perf_counter()
