@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,10 @@ def _measure(console: Console, bench: Bench, groups: list[Group], rounds: int) -
 
         def step(what: str) -> None:
             progress.update(task, description=f"{what:<28}")
-            progress.refresh()
+            if console.is_terminal:
+                progress.refresh()
+            else:
+                print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
         measures: list[tuple[Group, Measure]] = []
         for group in groups:

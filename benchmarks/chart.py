@@ -113,6 +113,7 @@ def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> st
 # --- the charts of the page ----------------------------------------------------------------------------------------
 
 _GROWING = (
+    "the floor",
     "heartbeat, unchanged",
     "heartbeat, load and usage",
     "register",

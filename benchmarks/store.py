@@ -7,6 +7,7 @@ import random
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from benchmarks.floor import Floor
 from benchmarks.population import (
     CLASSES,
     LEASE_MS,
@@ -54,6 +55,7 @@ class _Sized:
     label: str
     size: int
     population: Population
+    floor: Floor
     rounds: int = 0
 
     @property
@@ -67,6 +69,8 @@ class _Sized:
 
     def measure(self) -> None:
         self.rounds += 1
+        cpu_us, usage = self.floor.measure()
+        self.bench.row(f"the floor, {self.label}", cpu_us=cpu_us, per_s=usage.script_calls / usage.wall_s)
         names = [node_id(number) for number in range(self.size)]
         random.Random(self.rounds).shuffle(names)
         self._heartbeats(names)
@@ -136,7 +140,8 @@ def _scripts(bench: Bench) -> Opened:
             label = f"{size:,} nodes" + (", AOF" if aof else "")
             if size > bench.scale.sizes[0] and not aof:
                 _note_memory(bench, population, before, size - bench.scale.sizes[0], label)
-            sized.append(_Sized(bench, label, size, population))
+            floor = Floor(server, bench.scale.floor, size)
+            sized.append(_Sized(bench, label, size, population, floor))
             _set_targets(bench, label)
         largest, smallest = f"{bench.scale.sizes[-1]:,} nodes", f"{bench.scale.sizes[0]:,} nodes"
 
@@ -211,7 +216,8 @@ def _new_classes(bench: Bench) -> Opened:
 
 
 _HOW_SCRIPTS = (
-    "A namespace of 50 declared pools and 200 classes. Heartbeats: `touch_nodes` of 128 nodes a call, "
+    "A namespace of 50 declared pools and 200 classes. The floor of each size is there, too: a larger fleet fits worse "
+    "into the processor's caches, whatever is done to it. Heartbeats: `touch_nodes` of 128 nodes a call, "
     "pipelines of 4. Registrations are of new nodes; a move gives a node facts of another class in another "
     "pool. The configuration change gives every class another pool. `AOF`: with the append-only file, synced "
     "every second. A blocked call is one that holds the server, by the server's own clock (`INFO commandstats`): "
