@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -61,6 +62,8 @@ def main(
     rounds = rounds or (1 if quick else 3)
     groups = [group for group in GROUPS if not names or group.name in names]
     _allow_files()
+    # So that what was started is ended on a time-out, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     about = report.machine()
     folder = Path(tempfile.mkdtemp(prefix="pyscheduler-bench-"))
     results = Results()

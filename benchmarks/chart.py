@@ -57,7 +57,7 @@ def _short(power: int) -> str:
 
 def log_log(title: str, x_name: str, y_name: str, lines: Sequence[Line]) -> str:
     """Lines over two logarithmic scales: what grows with the square root or the logarithm is told by its slope."""
-    height, left, right, top, bottom = 460, 90, 700, 50, 400
+    height, left, right, top, bottom = 480, 90, 700, 74, 420
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     across, up = _decades(min(xs), max(xs)), _decades(min(ys), max(ys))
@@ -77,7 +77,7 @@ def log_log(title: str, x_name: str, y_name: str, lines: Sequence[Line]) -> str:
         parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="{_GRID}"/>')
         parts.append(_text(left - 8, y + 4, _short(power), anchor="end"))
     parts.append(_text((left + right) / 2, bottom + 44, x_name, anchor="middle"))
-    parts.append(_text(24, top - 4, y_name))
+    parts.append(_text(24, top - 22, y_name))
     for number, line in enumerate(lines):
         colour = _COLOURS[line.colour % len(_COLOURS)]
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
@@ -136,12 +136,12 @@ def _growth(results: Results) -> Iterator[Line]:
 
 
 def _peers(results: Results) -> dict[str, dict[str, float]]:
-    """CPU of the store for comparable work, in floors: ours at the largest fleet without AOF."""
+    """CPU of the store for comparable work, in floors: ours with as many nodes as the peers have, without AOF."""
 
     def floors(table: str, row: str) -> float | None:
         return results.median(table, row, "floors")
 
-    size = max((line.points[-1][0] for line in _growth(results)), default=0)
+    size = min((line.points[0][0] for line in _growth(results)), default=0)
     groups = {
         "heartbeat": {
             "pyscheduler, unchanged": floors("scripts", f"heartbeat, unchanged, {size:,.0f} nodes"),

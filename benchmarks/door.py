@@ -23,6 +23,7 @@ _OURS = "uvicorn, websockets-sansio"
 _ACK = b'{"type":"node_register_ack"'
 _ERROR = b'{"type":"error"'
 _SPARE_FILES = 200
+_PATIENCE_MS = "3600000"
 
 # Answered, and in its turn: once its answer is there, every heartbeat before it has been dealt with.
 _END_MARK = frame(json.dumps({"type": "job_ack", "job_id": "none"}))
@@ -51,7 +52,9 @@ def _scheduler(bench: Bench, name: str) -> Iterator[tuple[ServeProcess, StoreSer
     wanted = json.loads(document().canonical())
     pools.write_text(json.dumps({"schema": 1, "pools": wanted["pools"]}))
     with bench.server(**AOF) as store:
-        process = ServeProcess(bench.folder, name, "--redis-url", store.url, "--pools", str(pools))
+        # However slow the machine is, no node is to lapse, to be called silent or degraded in the middle.
+        patient = ("--lease-ms", _PATIENCE_MS, "--warmup-ms", _PATIENCE_MS)
+        process = ServeProcess(bench.folder, name, "--redis-url", store.url, "--pools", str(pools), *patient)
         try:
             yield process.wait_listening(), store
         finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich import table as rich_table
 from rich.console import Console
+from rich.markup import escape
 
 from benchmarks.suite import Results, Table, Target
 
@@ -71,7 +72,7 @@ def print_tables(console: Console, tables: Sequence[Table], results: Results) ->
     for shown_table in tables:
         name, title = shown_table.name, shown_table.title
         if name in results.skipped:
-            console.print(f"\n[bold]{title}[/]: [yellow]skipped[/], {results.skipped[name]}")
+            console.print(f"\n[bold]{title}[/]: [yellow]skipped[/], {escape(results.skipped[name])}")
         if not results.rows(name):
             continue
         metrics = _columns(results, name)
