@@ -81,6 +81,7 @@ def main(
     if page is not None:
         charts = chart.write_charts(page.parent, results)
         report.write_page(page, tables, results, about, charts)
+    sys.exit(bool(results.failed))
 
 
 def _measure(console: Console, bench: Bench, groups: list[Group], rounds: int) -> None:
@@ -105,14 +106,24 @@ def _measure(console: Console, bench: Bench, groups: list[Group], rounds: int) -
             except Skipped as reason:
                 bench.results.skipped[group.name] = str(reason)
                 progress.advance(task, rounds)
+            except Exception as error:
+                bench.results.failed[group.name] = f"{type(error).__name__}: {error}"
+                progress.advance(task, rounds)
             progress.advance(task)
         for number in range(rounds):
             for group, measure in measures:
+                if group.name in bench.results.failed:
+                    progress.advance(task)
+                    continue
                 step(f"round {number + 1}: {group.name}")
                 bench.table = group.tables[0].name
                 gc.collect()
                 bench.take_floor()
-                measure()
+                try:
+                    measure()
+                except Exception as error:
+                    # What the others cost is worth having all the same.
+                    bench.results.failed[group.name] = f"{type(error).__name__}: {error}"
                 progress.advance(task)
         step("done")
 

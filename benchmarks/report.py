@@ -73,6 +73,8 @@ def print_tables(console: Console, tables: Sequence[Table], results: Results) ->
         name, title = shown_table.name, shown_table.title
         if name in results.skipped:
             console.print(f"\n[bold]{title}[/]: [yellow]skipped[/], {escape(results.skipped[name])}")
+        if name in results.failed:
+            console.print(f"\n[bold]{title}[/]: [red]failed[/], {escape(results.failed[name])}")
         if not results.rows(name):
             continue
         metrics = _columns(results, name)
@@ -115,7 +117,7 @@ def as_json(results: Results, about: dict[str, Any]) -> str:
                 one |= {"target": _bound(metric, target), "met": results.verdict(group, row, metric)}
             entry["metrics"][metric] = one
         rows.append(entry)
-    return json.dumps({"about": about, "rows": rows, "skipped": results.skipped}, indent=1)
+    return json.dumps({"about": about, "rows": rows, "skipped": results.skipped, "failed": results.failed}, indent=1)
 
 
 _MARKS = ("<!-- figures: written by the suite -->", "<!-- end of figures -->")
@@ -144,6 +146,8 @@ def write_page(
             lines += [shown_table.how, ""]
         if name in results.skipped:
             lines += [f"Not measured: {results.skipped[name]}.", ""]
+        if name in results.failed:
+            lines += [f"It failed in one of the rounds: {results.failed[name]}", ""]
         if results.rows(name):
             lines += [*_markdown(results, name), ""]
     page.write_text(f"{before}{_MARKS[0]}\n\n" + "\n".join(lines) + f"\n{_MARKS[1]}{after}", encoding="utf-8")

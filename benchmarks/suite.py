@@ -75,6 +75,7 @@ class Results:
     values: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
     targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, group: str, row: str, metrics: dict[str, float]) -> None:
         found = self.values.setdefault((group, row), {})
