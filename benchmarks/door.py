@@ -181,7 +181,7 @@ def _transports(bench: Bench) -> Opened:
     there = [name for name in TRANSPORTS if not missing(name)]
     absent = [missing(name) for name in TRANSPORTS if missing(name)]
     if absent:
-        bench.results.skipped[bench.table] = f"not installed: {', '.join(absent)} (pip install '.[bench]')"
+        bench.results.skipped[bench.table] = f"not installed: {', '.join(absent)} (pip install -e '.[bench]')"
 
     def measure() -> None:
         for name in there:

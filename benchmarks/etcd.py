@@ -156,7 +156,7 @@ def _etcd(bench: Bench) -> Opened:
     if shutil.which("etcd") is None:
         raise Skipped("etcd is not installed (Debian: etcd-server)")
     if importlib.util.find_spec("grpc") is None:
-        raise Skipped("the package grpcio is not installed (pip install '.[bench]')")
+        raise Skipped("the package grpcio is not installed (pip install -e '.[bench]')")
     with _server() as (port, pid):
 
         async def prepare() -> None:

@@ -75,7 +75,7 @@ def _zookeeper(bench: Bench) -> Opened:
     if shutil.which("java") is None or not (_JARS / "zookeeper.jar").is_file():
         raise Skipped("ZooKeeper is not installed (Debian: zookeeper)")
     if importlib.util.find_spec("kazoo") is None:
-        raise Skipped("the package kazoo is not installed (pip install '.[bench]')")
+        raise Skipped("the package kazoo is not installed (pip install -e '.[bench]')")
     from kazoo.client import KazooClient
 
     logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # it tells of every connection that ends
