@@ -17,8 +17,6 @@ T = TypeVar("T")
 class NoStore(StoreUnavailable):
     """No URL was given and no embedded server runs on the state directory."""
 
-    next_step = "start one with 'pyscheduler serve', or name a store with --redis-url (PYSCHEDULER_REDIS_URL)"
-
 
 @dataclass(frozen=True, slots=True)
 class StoreTarget:
@@ -47,7 +45,8 @@ class StoreTarget:
         url = embedded.find_running(directory)
         if url is None:
             raise NoStore(
-                f"no store: no --redis-url was given, and no scheduler runs on the state directory {directory}"
+                f"no store: no --redis-url was given, and no scheduler runs on the state directory {directory}",
+                "start one with 'pyscheduler serve', or name a store with --redis-url (PYSCHEDULER_REDIS_URL)",
             )
         return url
 

@@ -105,10 +105,23 @@ async def upkeep_that_expires_drops_and_removes(cell: Cell) -> Steps:
     await cell.register("b", "de", lease_ms=1)
     await cell.register("c", "de", lease_ms=600_000)
     await cell.allocator.renew_instance("i1", lease_ms=1, info={})
-    await pass_time(cell, 60_000)
+    await pass_time(cell, 120_000)
     yield
     report = await cell.reconcile()
     assert (report.expired, report.dropped_classes, report.removed_pools) == (2, 1, ("fr",))
+
+
+@scenario
+async def upkeep_that_finds_the_nodes_of_a_dead_instance(cell: Cell) -> Steps:
+    """Two nodes lapsed after their instance did, and get the grace; one of another instance expires."""
+    await cell.allocator.renew_instance("test", lease_ms=1, info={})
+    await cell.register("a", "en", "zh", lease_ms=1)
+    await cell.register("b", "de", lease_ms=1)
+    await cell.register("c", "de", lease_ms=1, instance="another")
+    await pass_time(cell, 1_000)
+    yield
+    report = await cell.reconcile()
+    assert (report.released, report.expired) == (2, 1)
 
 
 @scenario
