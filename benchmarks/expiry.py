@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from benchmarks.population import FOREVER_MS, LEASE_MS, Population, node_id
+from benchmarks.population import FOREVER_MS, GRACE_MS, LEASE_MS, Population, node_id
 from benchmarks.stall import other_client
 from benchmarks.suite import Bench, Group, Opened, Table
 from pyscheduler.core.results import ReconcileLimits
@@ -21,6 +21,7 @@ def _reconcile(limits: ReconcileLimits) -> Call:
         force=True,
         expire=limits.expire,
         scan=limits.scan,
+        grace_ms=GRACE_MS,
         brake_permille=1000,  # the brake is off: the whole fleet lapses here on purpose
         brake_floor=limits.brake_floor,
         brake_expire=limits.brake_expire,

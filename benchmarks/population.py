@@ -22,6 +22,7 @@ from tests.fixtures.clients import HEAD, State
 CLASSES = 200
 POOLS = 50
 LEASE_MS = 45_000
+GRACE_MS = 30_000
 FOREVER_MS = 86_400_000
 """A lease that no measurement outlives."""
 
