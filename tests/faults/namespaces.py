@@ -76,11 +76,13 @@ class Host:
         return sum(int(line.split()[0]) for line in listed.splitlines() if " DROP " in line)
 
     def on_its_way(self, port: int) -> int:
-        """Bytes that its sockets, closed ones included, have sent to this port and that nobody has acknowledged."""
+        """Bytes that its sockets, closed ones included, have sent to or from this port and nobody has acknowledged."""
         with self.inside():
             lines = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
         fields = [line.split() for line in lines]
-        return sum(int(field[4].split(":")[0], 16) for field in fields if field[2].endswith(f":{port:04X}"))
+        return sum(
+            int(field[4].split(":")[0], 16) for field in fields if f":{port:04X}" in (field[1][8:], field[2][8:])
+        )
 
 
 class Network:

@@ -476,6 +476,10 @@ async def test_the_end_of_a_half_open_socket_removes_nothing(lan: Lan) -> None:
     serve = lan.serve("a", silence_timeout_ms=600_000, lease_ms=60_000)
     node = await lan.node(serve.url, "n")
     before = await lan.known("n")
+    # What the scheduler sent again afterwards would be answered with a reset, and the socket not be half open.
+    await node.stop()
+    port = urlsplit(serve.url).port or 0
+    await wait_until_async(lambda: lan.network["a"].on_its_way(port) == 0, "all that was sent has arrived")
     lan.network.part("nodes", "a")
     # The node's reset never arrives, and the scheduler holds a socket that nobody is at the other end of.
     await node.vanish()
