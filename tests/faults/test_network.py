@@ -477,6 +477,7 @@ async def test_the_end_of_a_half_open_socket_removes_nothing(lan: Lan) -> None:
     node = await lan.node(serve.url, "n")
     before = await lan.known("n")
     # What the scheduler sent again afterwards would be answered with a reset, and the socket not be half open.
+    await lan.renewed(node)
     await node.stop()
     port = urlsplit(serve.url).port or 0
     await wait_until_async(lambda: lan.network["a"].on_its_way(port) == 0, "all that was sent has arrived")
