@@ -12,9 +12,12 @@ WORKERS ?= auto
 SERVE ?=
 FLAP_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
+FUZZ_SECONDS ?= 60
+MUTANTS ?= --sample 15
+BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint ruff mypy luacheck fmt check flap soak lock wheel image clean
+.PHONY: help run test lint ruff mypy luacheck fmt check faults formal fuzz coverage mutants bench flap soak lock wheel image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,10 +47,32 @@ fmt: $(ENV) ## put the Python into its one form
 
 check: lint test ## lint and test
 
+faults: $(ENV) ## the fault matrix: real outages, every crash point, the network, the storm (about 20 minutes)
+	$(BIN)/python -m pytest -m faults $(PYTEST)
+
+formal: $(ENV) ## the formal model, both sizes and each of its faults (needs spin and gcc)
+	$(BIN)/python -m pytest -m "faults or not faults" tests/formal $(PYTEST)
+
+fuzz: $(ENV) ## hostile frames, bytes and documents (FUZZ_SECONDS each)
+	PYSCHEDULER_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz $(PYTEST)
+
+coverage: $(ENV) ## what the tests reach of lua/ (lines and branches) and of the core
+	$(BIN)/python -m pytest -p tools.lua_coverage tests/lua tests/integration --engine embedded $(PYTEST)
+	$(BIN)/python -m pytest tests/unit -p tools.durations --cov --cov-context=test --cov-report= $(PYTEST)
+	$(BIN)/coverage report --include='pyscheduler/core/*,pyscheduler/keys.py,pyscheduler/scripts/*' --skip-covered --show-missing --fail-under=99
+
+# After make coverage, which says which tests reach what: make mutants MUTANTS="--sample 40 --seed 2 reconcile"
+mutants: $(ENV) ## faults put into lua/ and the core, one by one: which does no test notice?
+	$(BIN)/python -m tools.mutate_lua $(MUTANTS)
+	$(BIN)/python -m tools.mutate_python $(MUTANTS)
+
+bench: $(ENV) ## what it costs, beside a floor and its peers (BENCH="--quick")
+	$(BIN)/python -m benchmarks $(BENCH)
+
 flap: $(ENV) ## the flap test at its full length (FLAP_SECONDS)
 	PYSCHEDULER_TEST_FLAP_SECONDS=$(FLAP_SECONDS) $(BIN)/python -m pytest -m flap $(PYTEST)
 
-soak: $(ENV) ## a long run with faults (SOAK_SECONDS)
+soak: $(ENV) ## random histories, concurrent clients and hostile input for as long as told (SOAK_SECONDS each)
 	PYSCHEDULER_TEST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -m soak $(PYTEST)
 
 wheel: $(ENV) ## build the wheel into dist/
@@ -66,7 +91,7 @@ lock: $(ENV) ## bring requirements*.lock up to date with pyproject.toml
 	rm -f uv.lock
 
 clean: ## remove what was made here, the environment too
-	rm -rf $(VENV) build dist wheelhouse .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist wheelhouse .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): pyproject.toml requirements-dev.lock

@@ -18,6 +18,7 @@ local CONFIG, INSTANCES = KEYS[1], KEYS[2]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/permissions.lua
 --@include lib/namespace.lua
 
 local instance, info = ARGV[1], ARGV[3]
@@ -54,6 +55,11 @@ if lease_ms > 0 and not known and redis.call('HLEN', INSTANCES) - 1 >= MAX_INSTA
   if not makes_room then
     return { 'INSTANCES_FULL', digits(MAX_INSTANCES) }
   end
+end
+
+local no_permission = denied('HSET', 'HDEL')
+if no_permission then
+  return no_permission
 end
 
 if lease_ms == 0 then

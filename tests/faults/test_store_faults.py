@@ -300,6 +300,10 @@ async def test_a_server_that_cannot_save_its_data_takes_no_writes_and_it_is_said
         (server.folder / "dump.rdb" / "in-the-way").unlink()
         (server.folder / "dump.rdb").rmdir()
         administer(server, "BGSAVE")
+        await wait_until_async(
+            lambda: administer(server, "INFO", "persistence")["rdb_last_bgsave_status"] == "ok",
+            "the server saves again",
+        )
         assert await epochs(live) == before
         await live.assert_nobody_left()
 

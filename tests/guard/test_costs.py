@@ -114,7 +114,7 @@ CLOSURES = {
     "open_namespace": 12,
     "reconcile": 57,
     "release_node": 15,
-    "renew_instance": 9,
+    "renew_instance": 10,
     "touch_nodes": 23,
     "upsert_node_to_pool": 55,
 }

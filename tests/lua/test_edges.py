@@ -8,7 +8,7 @@ from pyscheduler.errors import StoreError
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import calls
 from tests.cells import limited_cell
-from tests.harness import Cell, document_of, facts_of, pool
+from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, populate, with_argument
 from tests.oracle import read_state
 
@@ -38,8 +38,8 @@ async def test_a_node_that_is_free_again_is_as_busy_as_it_was(cell: Cell) -> Non
 
 async def test_a_full_table_of_instances_has_no_place_for_the_shortest_lease(redis_url: str, namespace: str) -> None:
     async with limited_cell(redis_url, namespace, MAX_INSTANCES=1) as cell:
-        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=1, info="{}")) == ["OK", "1"]
-        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=1, info="{}")) == ["OK", "1"]
+        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=LEASE_MS, info="{}")) == ["OK", "1"]
+        assert await cell.store.run(calls.renew_instance(instance="a", lease_ms=LEASE_MS, info="{}")) == ["OK", "1"]
         full = ["INSTANCES_FULL", "1"]
         assert await cell.store.run(calls.renew_instance(instance="b", lease_ms=1, info="{}")) == full
         assert await cell.store.run(calls.renew_instance(instance="b", lease_ms=0, info="{}")) == ["OK", "0"]

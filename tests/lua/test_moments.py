@@ -41,11 +41,13 @@ async def step(cell: Cell, **changed: int) -> list[str]:
     """One call of reconcile."""
     arguments = {"expire": 10, "scan": 10, "brake_permille": 1000, "brake_floor": 10, "brake_expire": 10}
     return await cell.store.run(
-        calls.reconcile(**{**arguments, "lease_ms": LEASE, "force": True, "min_interval_ms": 0, **changed})
+        calls.reconcile(
+            **{**arguments, "lease_ms": LEASE, "grace_ms": 1, "force": True, "min_interval_ms": 0, **changed}
+        )
     )
 
 
-EXPIRED, SUSPENDED_MS = 2, 7
+EXPIRED, SUSPENDED_MS = 2, 8
 
 
 async def trusted(cell: Cell) -> None:
@@ -140,9 +142,9 @@ async def test_an_auto_pool_goes_when_it_has_been_idle_for_the_whole_time(still:
     assert (await step(still))[-2:] == ["1", "en"]
 
 
-async def test_an_instance_goes_when_its_lease_ends(still: Cell) -> None:
-    await still.allocator.renew_instance("i", lease_ms=LEASE, info={})
-    await still.advance(LEASE - 1)
+async def test_an_instance_goes_when_its_lease_has_been_over_for_two(still: Cell) -> None:
+    await still.allocator.renew_instance("i", lease_ms=1, info={})
+    await still.advance(2 * LEASE)
     await trusted(still)
     await step(still)
     assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 1
