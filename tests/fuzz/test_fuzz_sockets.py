@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -25,6 +26,12 @@ from tests.peers import BINARY, CLOSE, CONTINUED, PING, PONG, TEXT, Peer, connec
 NODE = "node-0A1B2C3D"
 ANSWER_S = 20.0
 """The server ends a connection whose other side has ended long before that."""
+
+PATIENCE_S = 0.1
+"""How long an answer is waited for that may never come."""
+
+LAST_WORD = frame(TEXT, b'{"type":"no-such-type"}')
+"""Answered with an error, if what was said before has left the connection open."""
 
 PROTOCOL_CODES = {1000, 1001, 1002, 1003, 1007, 1009}
 """Close codes that the WebSocket protocol itself gives a server; an internal error (1011) is not among them."""
@@ -74,26 +81,38 @@ class Target:
     def __init__(self, url: str) -> None:
         self._url = url
         self.upgraded = 0
+        self.answered = 0
 
     async def __call__(self, tried: Input) -> None:
+        said = bytearray()
         async with connected(self._url) as peer:
-            answer = asyncio.create_task(peer.reader.read(-1))
-            try:
-                await self._send(peer, tried)
+            # Where it has hung up, its last words may be lost with the connection.
+            with contextlib.suppress(ConnectionError):
                 async with asyncio.timeout(ANSWER_S):
-                    said = await answer
-            except ConnectionError:
-                return  # it has hung up, and its last words may be lost with the connection
-            finally:
-                answer.cancel()
-                await asyncio.gather(answer, return_exceptions=True)
-        self._check(said)
+                    for piece in tried[:1]:
+                        await peer.send(piece)
+                    # A client may say nothing before it has been let in.
+                    await self._read_until(peer, b"\r\n\r\n", said)
+                    for piece in (*tried[1:], LAST_WORD):
+                        await peer.send(piece)
+                    self.answered += await self._read_until(peer, b"no-such-type", said)
+                    with contextlib.suppress(OSError):  # not connected any more
+                        peer.writer.write_eof()
+                    said += await peer.reader.read(-1)
+        self._check(bytes(said))
 
-    async def _send(self, peer: Peer, tried: Input) -> None:
-        for piece in tried:
-            await peer.send(piece)
-        if peer.writer.can_write_eof():
-            peer.writer.write_eof()
+    async def _read_until(self, peer: Peer, text: bytes, said: bytearray) -> bool:
+        """Whether ``text`` came. What was sent may be half of something, for which the other half is waited for."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while text not in said:
+                    came = await peer.reader.read(1 << 16)
+                    if not came:
+                        return False
+                    said += came
+        except TimeoutError:
+            return False
+        return True
 
     def _check(self, said: bytes) -> None:
         if not said:
@@ -146,8 +165,8 @@ async def fuzz(scheduler: Scheduler, seed: int, seconds: float) -> None:
     try:
         await fuzzer.run_async(target, seconds)
     finally:
-        print(fuzzer.summary(), f"{target.upgraded} upgraded")
-    assert target.upgraded > 0, "no input has got as far as a WebSocket"
+        print(fuzzer.summary(), f"{target.upgraded} upgraded, {target.answered} answered to the end")
+    assert min(target.upgraded, target.answered) > 0, "no input has got as far as a message"
     async with connect(scheduler.url) as node:
         await node.become_ready(node_id="good")
     defects = [
