@@ -7,13 +7,13 @@ local function history_accepts(version)
   if redis.call('EXISTS', HISTORY) == 0 then
     return true
   end
-  local info = redis.call('XINFO', 'STREAM', HISTORY)
+  local info, last = redis.call('XINFO', 'STREAM', HISTORY), ''
   for index = 1, #info, 2 do
     if info[index] == 'last-generated-id' then
-      return tonumber(string.match(info[index + 1], '^(%d+)')) < version
+      last = info[index + 1]
     end
   end
-  return false
+  return tonumber(string.match(last, '^(%d+)')) < version
 end
 
 -- `changes` is a list of {pool, change}.

@@ -83,10 +83,17 @@ class _Transport:
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(_ABORT, {}).get("call")
 
     async def send(self, text: str) -> None:
-        await self._send({"type": "websocket.send", "text": text})
+        await self._say({"type": "websocket.send", "text": text})
 
     async def close(self, code: int, reason: str) -> None:
-        await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
+        await self._say({"type": "websocket.close", "code": int(code), "reason": reason})
+
+    async def _say(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except RuntimeError as error:
+            # uvicorn has closed the socket over a later frame, and calls this answer to an earlier one unexpected.
+            raise ConnectionAbortedError("the socket is closed already") from error
 
     def abort(self) -> None:
         if self._abort is not None:

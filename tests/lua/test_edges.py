@@ -117,3 +117,22 @@ async def test_pools_that_demand_the_same_are_tried_in_their_order(cell: Cell) -
         "middle": "from-24",
         "large": "from-80",
     }
+
+
+@pytest.mark.breaks_store
+async def test_a_history_that_was_deleted_begins_again(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(SEVEN))
+    await cell.store.command("DEL", cell.store.key("history"))
+    assert (await cell.allocator.sync(document_of(), allow_empty=True)).version_after == 3
+    assert await cell.store.command("XLEN", cell.store.key("history")) == 1
+
+
+@pytest.mark.breaks_store
+async def test_a_node_whose_process_died_is_released_although_its_class_has_lost_its_place(cell: Cell) -> None:
+    await cell.allocator.renew_instance("test", lease_ms=1, info={})
+    await cell.register("a", "en", lease_ms=1)
+    await cell.store.command("HDEL", cell.store.key("classes"), "1")
+    await cell.pass_time(1_000)
+    assert (await cell.reconcile()).released == 1
+    (event,) = [one for one in await cell.allocator.events() if one.type == "node.released"]
+    assert (event.pool, event.reason) == (None, "instance_lost")

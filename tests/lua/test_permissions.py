@@ -1,0 +1,53 @@
+"""A user who may not write all that a script writes is refused before it writes anything.
+
+Which commands are asked for is tried one by one in tests/crash; here each script is refused once, on every engine that
+can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from pyscheduler.errors import StoreError
+from pyscheduler.scripts import load_scripts
+from pyscheduler.store import Store, StoreOptions
+from tests.harness import Cell
+from tests.lua.baseline import baseline, dump, populate
+
+WRITERS = [name for name, script in load_scripts().items() if "no-writes" not in script.source.splitlines()[0]]
+USER, PASSWORD = "reader", "of-tests"
+
+
+@pytest.fixture
+async def reader(cell: Cell, redis_url: str) -> AsyncIterator[Store]:
+    """The namespace as a user sees it who may read only."""
+    if cell.store.engine.startswith("redis 6"):
+        pytest.skip("Redis 6.2 cannot be asked for a permission")
+    if not urlsplit(redis_url).scheme.startswith(("redis", "unix")) or "," in redis_url or "sentinel" in redis_url:
+        pytest.skip("several servers, each with users of its own")
+    allowed = ["+@read", "+@connection", "+@scripting", "+info", "+time", "+xinfo"]
+    await cell.store.command("ACL", "SETUSER", USER, "reset", "on", f">{PASSWORD}", "~*", *allowed)
+    scheme, _, place = redis_url.partition("://")
+    store = await Store.open(f"{scheme}://{USER}:{PASSWORD}@{place}", cell.store.namespace, StoreOptions())
+    yield store
+    await store.aclose()
+    await cell.store.command("ACL", "DELUSER", USER)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "open_namespace"])
+async def test_who_may_not_write_changes_nothing(cell: Cell, reader: Store, name: str) -> None:
+    call = baseline(await populate(cell))[name]
+    before = await dump(cell)
+    with pytest.raises(StoreError, match="lacks a permission"):
+        await reader.run(call)
+    assert await dump(cell) == before
+
+
+async def test_who_may_not_write_opens_no_namespace(cell: Cell, reader: Store) -> None:
+    await cell.store.command("DEL", *(cell.store.key(key) for key in load_scripts()["open_namespace"].header.keys))
+    with pytest.raises(StoreError, match="lacks a permission"):
+        await reader.run(baseline("1:1:r:ab")["open_namespace"])
+    assert await cell.store.command("EXISTS", cell.store.key("config"), cell.store.key("members")) == 0
