@@ -126,31 +126,31 @@ def server_ms(server: PlainServer) -> int:
 async def test_scripts_flushed_under_load_are_not_noticed(make_server: MakeServer, tmp_path: Path) -> None:
     server = make_server()
     async with living(tmp_path, server) as live:
+        flushed = asyncio.Event()
 
-        async def work(number: int) -> None:
+        async def work(number: int) -> int:
             report = NodeReport.of(facts_of("en", "zh"), status=NodeStatus.READY)
-            for turn in range(50):
+            turn = 0
+            while not flushed.is_set():
+                turn += 1
                 session = (
                     await live.allocator.register(
                         f"w{number}", report, session_id=f"s{turn}", instance="test", lease_ms=60_000
                     )
                 ).session
-                await live.allocator.heartbeat(session, lease_ms=60_000, load=turn / 50)
+                await live.allocator.heartbeat(session, lease_ms=60_000, load=turn % 100 / 100)
                 await live.allocator.release(session, grace_ms=60_000, reason="done")
+            return turn
 
-        async def flush(done: asyncio.Event) -> int:
-            times = 0
-            while not done.is_set():
+        async def flush() -> None:
+            for _ in range(100):
                 await asyncio.to_thread(administer, server, "SCRIPT", "FLUSH")
-                times += 1
-            return times
+            flushed.set()
 
-        done = asyncio.Event()
-        flushing = asyncio.create_task(flush(done))
-        await asyncio.gather(*(work(number) for number in range(4)))
+        workers = [asyncio.create_task(work(number)) for number in range(4)]
+        await flush()
+        assert min(await asyncio.gather(*workers)) > 1
         await live.wait_ready()
-        done.set()
-        assert await flushing > 50
         assert [node.errors for node in live.nodes.values()] == [[]] * NODES
         assert await live.events("node.expired") == []
 

@@ -23,6 +23,7 @@ import yaml
 from pyscheduler import Allocator
 from pyscheduler.cli import main
 from pyscheduler.embedded import EmbeddedServer
+from pyscheduler.store import Store, StoreOptions
 from tests.harness import LEASE_MS, Cell, facts_of
 from tests.servers import PlainServer
 from tests.support import wait_until_async
@@ -720,7 +721,9 @@ async def test_a_reader_that_mistypes_the_namespace_is_told_and_leaves_none_behi
     mistyped = Cli(redis_url, "mistyped-" + cell.allocator.namespace)
     for command in (("pool", "list"), ("node", "list"), ("check",), ("events",), ("config", "show")):
         assert error_of(await mistyped.json(*command, exit_code=1))["code"] == "not_found"
-    assert await cell.store.command("EXISTS", f"{{mistyped-{cell.allocator.namespace}}}:config") == 0
+    store = await Store.open(redis_url, mistyped.environment["PYSCHEDULER_NAMESPACE"], StoreOptions())
+    assert await store.command("EXISTS", store.key("config")) == 0
+    await store.aclose()
 
 
 async def test_the_password_of_the_store_is_not_shown() -> None:
