@@ -201,8 +201,8 @@ class NodeDoor:
             # Accepted first: a client gets a close code only on an open WebSocket.
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": int(code), "reason": reason})
-        except OSError:
-            return
+        except (OSError, RuntimeError):
+            return  # as in _Transport
 
     async def _read(self, connection: Connection, receive: Receive) -> None:
         frames = self._shared.metrics.frames

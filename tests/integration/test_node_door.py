@@ -25,6 +25,7 @@ from pyscheduler.settings import ServeSettings
 from tests.doors import QUICK, Node, Scheduler, Serve, connect, eventually
 from tests.fixtures.clients import HEAD, REVISIONS, Client, Message, State
 from tests.harness import assert_invariants, document_of, pool
+from tests.peers import TEXT, connected, frame
 from tests.servers import PlainServer
 from tests.support import wait_until_async
 
@@ -423,6 +424,17 @@ async def test_text_that_is_not_utf8_closes_the_connection(serve: Serve) -> None
     async with connect(scheduler.url) as node:
         await node.socket.send(b"\xff\xfe", text=True)
         assert await node.closed() == 1007
+
+
+async def test_an_answer_that_the_transport_can_send_no_more_is_no_defect(serve: Serve) -> None:
+    """The transport closes over the second frame while the first still waits for the store."""
+    scheduler = await serve()
+    register = json.dumps(HEAD.register(node_id="n1")).encode()
+    for first in (register, b"{}", b""):
+        async with connected(scheduler.url, upgraded=True) as peer:
+            await peer.send(frame(TEXT, first) + frame(TEXT, b"\xff"))
+            assert (1007).to_bytes(2, "big") in await peer.rest()
+    await eventually(lambda: _with_status(scheduler, "n1", NodeStatus.OFFLINE), "the node is released")
 
 
 # --- sockets that do not behave --------------------------------------------------------------------------------------
