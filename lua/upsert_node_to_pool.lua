@@ -1,7 +1,8 @@
 #!lua
--- Puts a node where the current configuration says, in one step: fences by epoch, finds or creates the capability class, matches it,
--- creates the auto pool if the policy allows, and writes membership, record, lease, capability index and events.
--- Registration and a changed heartbeat are the same call.
+-- Puts nodes where the current configuration says, in one step: fences each by its epoch, finds or creates the capability class,
+-- matches it, creates the auto pool if the policy allows, and writes membership, record, lease, capability index and events.
+-- Registration and a changed heartbeat are the same call. Many nodes in one call come to what as many calls would, one after the
+-- other; everything is read and decided before anything is written.
 --
 -- KEYS
 --   1 config        hash
@@ -19,7 +20,7 @@
 --   13 usage        hash
 --   14 history      stream
 --   15 events       stream
--- ARGV
+-- ARGV, these fifteen for each of 1..64 nodes, none of them twice
 --   1 node_id           1..128 characters of [A-Za-z0-9._:-]
 --   2 session_id        1..128 characters of the same: the caller's name of one socket's tenure; repeating a call changes nothing;
 --                       empty for update
@@ -36,13 +37,14 @@
 --   13 admission_digest the admission policy that the node was checked under; empty = not checked
 --   14 takeover         1 = a live session of the same id gives way, 0 = it is refused
 --   15 reason           why, for the events; up to 128 characters
--- REPLY
+-- REPLY, one after the other for each node
 --   OK epoch class pool pool_id version token status reason cloned
 --     pool is empty and pool_id 0 while nothing matches, reason then says why; status as people see it;
 --     cloned = 1 if two nodes seem to share the id
---   STALE | UNKNOWN | CONFLICT instance | ADMISSION policy | CLASSES_FULL limit | NO_NAMESPACE | SCHEMA found
+--   STALE | UNKNOWN | CONFLICT instance | ADMISSION policy | CLASSES_FULL limit
+--   or, for all of them: NO_NAMESPACE | SCHEMA found
 -- EVENTS node.registered node.assigned node.status pool.created class.remapped config.bumped
--- COST O(log n); a new class also O(pools)
+-- COST O(log n) a node; a new class also O(pools)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -53,67 +55,100 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
---@include lib/history.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
---@include lib/facts.lua
---@include lib/matcher.lua
+--@include lib/fence.lua
 --@include lib/pools.lua
---@include lib/waiting.lua
+--@include lib/bulk.lua
 
-local node_id, session_id, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local facts_json, record, digest, status = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local usage, admission_digest, takeover, why = ARGV[11], ARGV[13], ARGV[14], ARGV[15]
-local asked_epoch = integer(ARGV[5], 0, 9007199254740991)
-local load = fraction(ARGV[10])
-local lease_ms = integer(ARGV[12], 1, 86400000)
-if #KEYS ~= 15 or #ARGV ~= 15 then
-  return badarg('upsert_node_to_pool takes 15 keys and 15 arguments')
+local WIDTH = 15
+local LETTERS = { g = true, r = true, d = true }
+
+local count = #ARGV / WIDTH
+if #KEYS ~= 15 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count) then
+  return badarg('upsert_node_to_pool takes 15 keys and 1..64 times 15 arguments')
 end
-if not is_id(node_id, 128) then
-  return badarg('node_id')
+
+-- What is wrong with the arguments of a node, or nil.
+local function malformed(node)
+  local mode = node.mode
+  if not is_id(node.id, 128) then
+    return 'node_id'
+  end
+  if mode ~= 'new' and mode ~= 'resume' and mode ~= 'update' then
+    return 'mode must be new, resume or update'
+  end
+  if mode == 'update' then
+    if node.session ~= '' or node.instance ~= '' then
+      return 'an update is fenced by its epoch: session_id and instance must be empty'
+    end
+  elseif not is_id(node.session, 128) then
+    return 'session_id'
+  elseif not is_id(node.instance, 64) then
+    return 'instance'
+  end
+  if not node.asked_epoch or (mode == 'new') ~= (node.asked_epoch == 0) then
+    return 'epoch must be 0 for a new session, and only for it'
+  end
+  if #node.facts_json > MAX_FACTS_BYTES then
+    return 'facts are longer than ' .. MAX_FACTS_BYTES .. ' bytes'
+  end
+  local record, usage = node.record, node.usage
+  if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' or #record > MAX_RECORD_BYTES then
+    return 'record must be a JSON object on one line, of up to ' .. MAX_RECORD_BYTES .. ' bytes'
+  end
+  if not string.match(node.digest, '^%x+$') or #node.digest > 40 then
+    return 'digest'
+  end
+  if not LETTERS[node.status] then
+    return 'status must be g, r or d'
+  end
+  if not node.load then
+    return 'load must be 0..1'
+  end
+  if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
+    return 'usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes'
+  end
+  if not node.lease_ms then
+    return 'lease_ms must be 1..86400000'
+  end
+  if node.takeover ~= '0' and node.takeover ~= '1' then
+    return 'takeover must be 0 or 1'
+  end
+  if #node.why > 128 then
+    return 'reason is longer than 128 characters'
+  end
+  return nil
 end
-if mode ~= 'new' and mode ~= 'resume' and mode ~= 'update' then
-  return badarg('mode must be new, resume or update')
-end
-if mode == 'update' and (session_id ~= '' or instance ~= '') then
-  return badarg('an update is fenced by its epoch: session_id and instance must be empty')
-end
-if mode ~= 'update' and not is_id(session_id, 128) then
-  return badarg('session_id')
-end
-if mode ~= 'update' and not is_id(instance, 64) then
-  return badarg('instance')
-end
-if not asked_epoch or (mode == 'new') ~= (asked_epoch == 0) then
-  return badarg('epoch must be 0 for a new session, and only for it')
-end
-if #facts_json > MAX_FACTS_BYTES then
-  return badarg('facts are longer than ' .. MAX_FACTS_BYTES .. ' bytes')
-end
-if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' or #record > MAX_RECORD_BYTES then
-  return badarg('record must be a JSON object on one line, of up to ' .. MAX_RECORD_BYTES .. ' bytes')
-end
-if not string.match(digest, '^%x+$') or #digest > 40 then
-  return badarg('digest')
-end
-if status ~= 'g' and status ~= 'r' and status ~= 'd' then
-  return badarg('status must be g, r or d')
-end
-if not load then
-  return badarg('load must be 0..1')
-end
-if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
-  return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes')
-end
-if not lease_ms then
-  return badarg('lease_ms must be 1..86400000')
-end
-if takeover ~= '0' and takeover ~= '1' then
-  return badarg('takeover must be 0 or 1')
-end
-if #why > 128 then
-  return badarg('reason is longer than 128 characters')
+
+local nodes, ids, seen = {}, {}, {}
+for index = 1, count do
+  local at = (index - 1) * WIDTH
+  local node = {
+    id = ARGV[at + 1],
+    session = ARGV[at + 2],
+    instance = ARGV[at + 3],
+    mode = ARGV[at + 4],
+    asked_epoch = integer(ARGV[at + 5], 0, 9007199254740991),
+    facts_json = ARGV[at + 6],
+    record = ARGV[at + 7],
+    digest = ARGV[at + 8],
+    status = ARGV[at + 9],
+    load = fraction(ARGV[at + 10]),
+    usage = ARGV[at + 11],
+    lease_ms = integer(ARGV[at + 12], 1, 86400000),
+    admission_digest = ARGV[at + 13],
+    takeover = ARGV[at + 14],
+    why = ARGV[at + 15],
+  }
+  local wrong = malformed(node)
+  if wrong then
+    return badarg(wrong)
+  end
+  if seen[node.id] then
+    return badarg('a node stands there twice')
+  end
+  nodes[index], ids[index], seen[node.id] = node, node.id, true
 end
 
 -- Read. Every key that may be written is read once, so that a key of the wrong type ends the script before it has written.
@@ -123,175 +158,259 @@ local config, refusal = read_config(
 if not config then
   return refusal
 end
-local version = tonumber(config.version)
 local now = now_ms()
-local stored_token = redis.call('HGET', SESSIONS, node_id)
-local held = redis.call('HEXISTS', HOLDS, node_id) == 1
-local lease_end = tonumber(redis.call('ZSCORE', LEASES, node_id) or 0)
-redis.call('ZSCORE', READY, node_id)
-redis.call('ZSCORE', MEMBERS, node_id)
+local tokens = redis.call('HMGET', SESSIONS, unpack(ids))
+local records = redis.call('HMGET', NODES, unpack(ids))
+local holds = redis.call('HMGET', HOLDS, unpack(ids))
+local leases = redis.call('ZMSCORE', LEASES, unpack(ids))
+redis.call('ZCARD', READY)
+redis.call('ZCARD', MEMBERS)
 redis.call('HLEN', USAGE)
 redis.call('XLEN', EVENTS)
-local previous = parse_token(stored_token)
-local header = record_header(redis.call('HGET', NODES, node_id))
-local same_session = previous and header and header.session == session_id
-local function is_former(session)
-  for _, former in ipairs(header and header.former or {}) do
-    if former == session then
-      return true
+
+-- Fields of a hash, each asked for once: name -> value, false for those that are not there.
+local function look_up(key, names)
+  local values, distinct = {}, {}
+  for index = 1, #names do
+    local name = names[index]
+    if values[name] == nil then
+      values[name], distinct[#distinct + 1] = false, name
     end
   end
-  return false
+  if #distinct > 0 then
+    for index, value in ipairs(redis.call('HMGET', key, unpack(distinct))) do
+      values[distinct[index]] = value
+    end
+  end
+  return values
 end
 
--- Validate: the fence.
-local epoch, registered
-if mode == 'update' then
-  if not previous or previous.epoch < asked_epoch then
-    -- An older epoch than the caller's: the store lost the newer session (a failover), so the caller registers again.
-    return { 'UNKNOWN' }
-  end
-  if previous.epoch ~= asked_epoch or previous.status == 'o' then
-    return { 'STALE' }
-  end
-  if previous.status == 'l' then
-    -- Its instance was taken for dead: the session goes on by registering again, so that the record names who holds it.
-    return { 'UNKNOWN' }
-  end
-  epoch = asked_epoch
-elseif same_session then
-  if previous.status == 'o' then
-    return { 'STALE' }
-  end
-  -- The stored epoch is newer if the reply that gave it was lost, older if the store lost it.
-  epoch = math.max(previous.epoch, asked_epoch)
-  registered = epoch > previous.epoch and 'resume' or nil
-elseif is_former(session_id) then
-  -- A late repetition of a call that succeeded, from before a newer socket took the node over.
-  return { 'STALE' }
-elseif mode == 'resume' then
-  local floor = tonumber(config.epoch_floor)
-  if previous and previous.epoch >= asked_epoch then
-    return { 'STALE' }
-  end
-  -- At or below the floor a later session may have come and gone: the caller lives, but needs a new epoch.
-  epoch = asked_epoch > floor and asked_epoch or math.max(now, floor + 1)
-  registered = 'resume'
-else
-  epoch = math.max(now, tonumber(config.epoch_floor) + 1, previous and previous.epoch + 1 or 0)
-  registered = previous and 'reconnect' or 'new'
-end
--- A session that is put back was there first: the store has only forgotten it.
-local takes_over = mode == 'new' and registered and previous and not is_offline(previous.status) and lease_end > now
-if takes_over then
-  if takeover == '0' then
-    return { 'CONFLICT', header and header.instance or '' }
-  end
-  registered = 'takeover'
-end
-if mode == 'new' and registered and admission_digest ~= '' and admission_digest ~= config.admission_digest then
-  return { 'ADMISSION', redis.call('HGET', CONFIG, 'admission') }
+local function append(list, item)
+  list[#list + 1] = item or nil
 end
 
--- The class and its pool.
-local facts_digest = redis.sha1hex(facts_json)
-local class = tonumber(redis.call('HGET', CLASS_INDEX, facts_digest) or nil)
-local is_new_class = not class
-local facts, pool, reason, set_name, autos
-if is_new_class then
-  if redis.call('HLEN', CLASS_FACTS) - 1 >= MAX_CLASSES then
-    return { 'CLASSES_FULL', digits(MAX_CLASSES) }
+local digest_of, digests, classes, pools = {}, {}, {}, {}
+for index, node in ipairs(nodes) do
+  node.previous = parse_token(tokens[index])
+  node.header = record_header(records[index])
+  node.held = holds[index] and true or false
+  node.lease_end = tonumber(leases[index] or 0)
+  if not digest_of[node.facts_json] then
+    digest_of[node.facts_json] = redis.sha1hex(node.facts_json)
+    append(digests, digest_of[node.facts_json])
   end
-  facts = parse_facts(facts_json)
-  if not facts or not are_indexable(facts) then
-    return badarg('facts')
-  end
-  class = tonumber(config.next_class)
-  set_name = language_set_name(facts)
-  redis.call('ZCARD', CAPABILITIES)
-  redis.call('HLEN', CLASSES)
-  local view = read_pools(cjson.decode(config.auto))
-  pool, reason = place(view, facts, set_name)
-  autos = view.autos
-else
-  pool, reason = redis.call('HGET', CLASSES, class), 'matched'
-  if pool == '' then
-    -- No declared pool takes it: the class map is always what the matcher says.
-    facts = parse_facts(redis.call('HGET', CLASS_FACTS, class))
+  append(classes, node.previous and digits(node.previous.class))
+end
+local class_of = look_up(CLASS_INDEX, digests)
+for _, digest in ipairs(digests) do
+  class_of[digest] = string.match(class_of[digest] or '', '^%d+$')
+  append(classes, class_of[digest])
+end
+local pool_of = look_up(CLASSES, classes)
+for _, class in ipairs(classes) do
+  append(pools, pool_of[class] ~= '' and pool_of[class])
+end
+local stored_pools = look_up(POOLS, pools)
+
+local version = tonumber(config.version)
+
+-- Where a class belongs that nobody had before, or that no declared pool takes. Few calls need it, so that what it is made of is made
+-- only here. Returns the class, {number, pool, pool_id, reason, write} and, with a pool that was made for it, {created}; or nil and the
+-- reply that refuses the node.
+local function place_class(node)
+--@include lib/history.lua
+--@include lib/facts.lua
+--@include lib/matcher.lua
+--@include lib/waiting.lua
+  local auto, previous_class = cjson.decode(config.auto), node.previous and node.previous.class
+  local number, is_new = tonumber(class_of[digest_of[node.facts_json]]), false
+  local facts, set_name, pool, reason, autos
+  if number then
+    -- The class map is always what the matcher says.
+    facts = parse_facts(redis.call('HGET', CLASS_FACTS, number))
     set_name = language_set_name(facts)
-    local namesake = pool_origin(redis.call('HGET', POOLS, set_name))
-    pool, reason = auto_pool(cjson.decode(config.auto), facts, set_name, namesake)
+    pool, reason = auto_pool(auto, facts, set_name, pool_origin(redis.call('HGET', POOLS, set_name)))
     autos = redis.call('HLEN', POOLS) - 1 - tonumber(config.declared_pools)
+  else
+    if redis.call('HLEN', CLASS_FACTS) - 1 >= MAX_CLASSES then
+      return nil, { 'CLASSES_FULL', digits(MAX_CLASSES) }
+    end
+    facts = parse_facts(node.facts_json)
+    if not facts or not are_indexable(facts) then
+      return nil, badarg('facts')
+    end
+    number, is_new, set_name = tonumber(config.next_class), true, language_set_name(facts)
+    redis.call('ZCARD', CAPABILITIES)
+    redis.call('HLEN', CLASSES)
+    local view = read_pools(auto)
+    pool, reason = place(view, facts, set_name)
+    autos = view.autos
   end
-end
-local from_pool = previous and redis.call('HGET', CLASSES, previous.class) or ''
-local created, waiting
-if reason == 'no_pool' then
-  local auto = cjson.decode(config.auto)
-  reason = denial(auto, math.huge, autos) -- what no number of nodes would change is found without counting them
-  if not reason then
-    local there = class_nodes(class)
-    local nodes = there
-    if not (previous and previous.class == class) then
-      nodes = nodes + 1
-    end
-    waiting = classes_waiting_for(auto, set_name, class)
-    for _, entry in ipairs(waiting) do
-      nodes = nodes + entry.nodes
-      if previous and previous.class == entry.class then
-        nodes = nodes - 1 -- it leaves that class for this one
-      end
-    end
-    if not is_new_class then
-      waiting[#waiting + 1] = { class = class, nodes = there }
-    end
-    reason = denial(auto, nodes, autos)
-  end
-  if not reason then
-    version = version + 1
-    if not history_accepts(version) then
-      return redis.error_reply('PYSCHED_CORRUPT the history is ahead of the config version ' .. config.version)
-    end
-    created = new_auto_pool(tonumber(config.next_pool), set_name, languages_of(facts), now)
-    pool, reason = set_name, 'matched'
-  end
-end
-pool = pool or ''
-local pool_id = created and created.id or (pool ~= '' and pool_number(redis.call('HGET', POOLS, pool)) or 0)
-local token = make_token(epoch, class, status, digest)
 
--- The header of the record.
-header = header or {}
-local cloned = '0'
-if takes_over then
-  local repeated = header.takeover_at and now - header.takeover_at <= CLONE_WINDOW_MS
-  header.takeovers = repeated and header.takeovers + 1 or 1
-  header.takeover_at = now
-  if header.takeovers >= CLONE_TAKEOVERS then
-    registered, cloned = 'cloned_id', '1'
-  end
-end
-if mode ~= 'update' then
-  if header.session and header.session ~= session_id then
-    local former = { header.session }
-    for index = 1, math.min(#(header.former or {}), FORMER_SESSIONS - 1) do
-      former[index + 1] = header.former[index]
+  -- The auto pool of a class that lacks nothing else, if the policy allows it now, with the other classes that wait for it.
+  local created, waiting
+  if reason == 'no_pool' then
+    reason = denial(auto, math.huge, autos) -- what no number of nodes would change is found without counting them
+    if not reason then
+      local there = class_nodes(number)
+      local arriving = there + (previous_class == number and 0 or 1)
+      waiting = classes_waiting_for(auto, set_name, number)
+      for _, entry in ipairs(waiting) do
+        arriving = arriving + entry.nodes
+        if previous_class == entry.class then
+          arriving = arriving - 1 -- it leaves that class for this one
+        end
+      end
+      if not is_new then
+        waiting[#waiting + 1] = { class = number, nodes = there }
+      end
+      reason = denial(auto, arriving, autos)
     end
-    header.former = former
+    if not reason then
+      if not history_accepts(version + 1) then
+        return nil, redis.error_reply('PYSCHED_CORRUPT the history is ahead of the config version ' .. config.version)
+      end
+      version = version + 1
+      created = new_auto_pool(tonumber(config.next_pool), set_name, languages_of(facts), now)
+      pool, reason = set_name, 'matched'
+    end
   end
-  header.session, header.instance = session_id, instance
+
+  local class = { number = number, pool = pool or '', reason = reason, created = created }
+  class.pool_id = created and created.id or pool and pool_number(redis.call('HGET', POOLS, pool)) or 0
+  function class.write(author)
+    if is_new then
+      redis.call('HSET', CLASS_FACTS, number, node.facts_json)
+      redis.call('HSET', CLASS_INDEX, digest_of[node.facts_json], number)
+      redis.call('HSET', CLASSES, number, class.pool)
+      for _, entry in ipairs(capability_entries(facts, number)) do
+        redis.call('ZADD', CAPABILITIES, 0, entry)
+      end
+      redis.call('HSET', CONFIG, 'next_class', digits(number + 1))
+    end
+    if created then
+      redis.call('HSET', POOLS, pool, encode_pool(created))
+      redis.call(
+        'HSET', CONFIG, 'version', digits(version), 'next_pool', digits(created.id + 1), 'updated_at', digits(now),
+        'updated_by', author
+      )
+      local changes = { { pool = pool, change = 'added' } }
+      record_history(now, version, 'auto_pool_created', author, 'first nodes of ' .. pool, changes, '')
+      emit(now, version, 'pool.created', 'pool', pool, 'pool_id', digits(created.id), 'origin', 'auto', 'reason', 'auto')
+      for _, entry in ipairs(waiting) do
+        redis.call('HSET', CLASSES, entry.class, pool)
+        emit(
+          now, version, 'class.remapped', 'class', digits(entry.class), 'from', '', 'to', pool, 'nodes', digits(entry.nodes),
+          'reason', 'auto_pool_created'
+        )
+      end
+      emit(now, version, 'config.bumped', 'reason', 'auto_pool_created')
+    end
+  end
+  return class
 end
-if registered or not header.registered_at then
-  header.registered_at = now
+
+-- The header of the record: whose the session is, and the latest changes.
+local function update_header(node, class)
+  local header = node.header or {}
+  node.header = header
+  if node.registered == 'takeover' then
+    local repeated = header.takeover_at and now - header.takeover_at <= CLONE_WINDOW_MS
+    header.takeovers = repeated and header.takeovers + 1 or 1
+    header.takeover_at = now
+    if header.takeovers >= CLONE_TAKEOVERS then
+      node.registered = 'cloned_id'
+    end
+  end
+  if node.mode ~= 'update' then
+    if header.session and header.session ~= node.session then
+      local former = { header.session }
+      for index = 1, math.min(#(header.former or {}), FORMER_SESSIONS - 1) do
+        former[index + 1] = header.former[index]
+      end
+      header.former = former
+    end
+    header.session, header.instance = node.session, node.instance
+  end
+  if node.registered or not header.registered_at then
+    header.registered_at = now
+  end
+  -- The class may also get its pool in this very call, with the node already in it.
+  if node.changes_class or (class.created and node.from_pool ~= class.pool) then
+    local reason = class.pool == '' and class.reason or (node.why ~= '' and node.why or node.registered or 'facts_changed')
+    header.transition = { from = node.from_pool, to = class.pool, reason = reason, version = version, at = now }
+  end
 end
-local class_changed = not previous or previous.class ~= class
--- The class may also get its pool in this very call, with the node already in it.
-local moved = class_changed or (created and from_pool ~= pool)
-if moved then
-  local because = pool == '' and reason or (why ~= '' and why or registered or 'facts_changed')
-  header.transition = { from = from_pool, to = pool, reason = because, version = version, at = now }
+
+local members, ready, not_ready, lease_ends, sessions, stored_nodes, usages = {}, {}, {}, {}, {}, {}, {}
+local settled, reply = {}, {}
+
+local function pair(list, first, second)
+  local length = #list
+  list[length + 1], list[length + 2] = first, second
 end
-local stored_record = join_record(header, record)
+
+-- A node's place, and what is to be written of it.
+local function settle(node, class)
+  local previous, id, number = node.previous, node.id, class.number
+  node.class = class
+  node.changes_class = not previous or previous.class ~= number
+  node.from_pool = previous and pool_of[digits(previous.class)] or ''
+  node.seen = effective_status(node.status, node.held)
+  update_header(node, class)
+  local token = make_token(node.epoch, number, node.status, node.digest)
+  if node.changes_class then
+    pair(members, number, id)
+  end
+  if node.status == 'r' and not node.held then
+    pair(ready, ready_score(number, node.load), id)
+  else
+    append(not_ready, id)
+  end
+  pair(lease_ends, digits(now + node.lease_ms), id)
+  pair(sessions, id, token)
+  pair(stored_nodes, id, join_record(node.header, node.record))
+  pair(usages, id, join_usage(node.load, node.usage))
+  append(settled, node)
+  local at = #reply
+  reply[at + 1], reply[at + 2], reply[at + 3] = 'OK', digits(node.epoch), digits(number)
+  reply[at + 4], reply[at + 5], reply[at + 6] = class.pool, digits(class.pool_id), digits(version)
+  reply[at + 7], reply[at + 8], reply[at + 9] = token, node.seen, class.reason
+  reply[at + 10] = node.registered == 'cloned_id' and '1' or '0'
+end
+
+-- Decide. A class without a pool may get one, and a new class is held against every pool: a node of such a class is taken alone, so that
+-- what the others were decided on stays true, and a call stays short. What is not taken is left to the caller's next call.
+local known, placed = {}, nil
+for index, node in ipairs(nodes) do
+  local refused = fence(node, config, now)
+  local number = class_of[digest_of[node.facts_json]]
+  local class = known[number]
+  if not refused and not class then
+    if number and pool_of[number] ~= '' then
+      class = { number = tonumber(number), pool = pool_of[number] or '', reason = 'matched' }
+      class.pool_id = pool_number(stored_pools[class.pool])
+      known[number] = class
+    elseif index > 1 then
+      break
+    else
+      class, refused = place_class(node)
+      placed = class
+    end
+  end
+  if not refused then
+    settle(node, class)
+  elseif refused.err then
+    return refused
+  else
+    for _, word in ipairs(refused) do
+      append(reply, word)
+    end
+  end
+  if placed then
+    break
+  end
+end
 
 local no_permission = denied('HSET', 'ZADD', 'ZREM', 'XADD')
 if no_permission then
@@ -299,64 +418,35 @@ if no_permission then
 end
 
 -- Write.
-if is_new_class then
-  redis.call('HSET', CLASS_FACTS, class, facts_json)
-  redis.call('HSET', CLASS_INDEX, facts_digest, class)
-  redis.call('HSET', CLASSES, class, pool)
-  for _, entry in ipairs(capability_entries(facts, class)) do
-    redis.call('ZADD', CAPABILITIES, 0, entry)
-  end
-  redis.call('HSET', CONFIG, 'next_class', digits(class + 1))
+if placed then
+  placed.write(nodes[1].header.instance or '')
 end
-if created then
-  redis.call('HSET', POOLS, pool, encode_pool(created))
-  redis.call(
-    'HSET', CONFIG, 'version', digits(version), 'next_pool', digits(created.id + 1), 'updated_at', digits(now),
-    'updated_by', header.instance or ''
-  )
-  local changes = { { pool = pool, change = 'added' } }
-  record_history(now, version, 'auto_pool_created', header.instance or '', 'first nodes of ' .. pool, changes, '')
-  emit(now, version, 'pool.created', 'pool', pool, 'pool_id', digits(created.id), 'origin', 'auto', 'reason', 'auto')
-  for _, entry in ipairs(waiting) do
-    redis.call('HSET', CLASSES, entry.class, pool)
+bulk('ZADD', MEMBERS, members)
+bulk('ZADD', READY, ready)
+bulk('ZREM', READY, not_ready)
+bulk('ZADD', LEASES, lease_ends)
+bulk('HSET', SESSIONS, sessions)
+bulk('HSET', NODES, stored_nodes)
+bulk('HSET', USAGE, usages)
+for _, node in ipairs(settled) do
+  local previous, class = node.previous, digits(node.class.number)
+  if node.registered then
     emit(
-      now, version, 'class.remapped', 'class', digits(entry.class), 'from', '', 'to', pool, 'nodes', digits(entry.nodes),
-      'reason', 'auto_pool_created'
+      now, version, 'node.registered', 'node_id', node.id, 'class', class, 'epoch', digits(node.epoch), 'instance', node.instance,
+      'status', node.seen, 'reason', node.registered
+    )
+  elseif previous.status ~= node.status then
+    local from_status = effective_status(previous.status, node.held)
+    emit(
+      now, version, 'node.status', 'node_id', node.id, 'from', from_status, 'to', node.seen, 'reported', STATUS_NAMES[node.status],
+      'reason', node.why ~= '' and node.why or node.mode
     )
   end
-  emit(now, version, 'config.bumped', 'reason', 'auto_pool_created')
+  if node.changes_class then
+    emit(
+      now, version, 'node.assigned', 'node_id', node.id, 'class', class, 'pool', node.class.pool, 'from', node.from_pool,
+      'to', node.class.pool, 'reason', node.header.transition.reason
+    )
+  end
 end
-if class_changed then
-  redis.call('ZADD', MEMBERS, class, node_id)
-end
-if status == 'r' and not held then
-  redis.call('ZADD', READY, ready_score(class, load), node_id)
-else
-  redis.call('ZREM', READY, node_id)
-end
-redis.call('ZADD', LEASES, digits(now + lease_ms), node_id)
-redis.call('HSET', SESSIONS, node_id, token)
-redis.call('HSET', NODES, node_id, stored_record)
-redis.call('HSET', USAGE, node_id, join_usage(load, usage))
-local seen = effective_status(status, held)
-if registered then
-  emit(
-    now, version, 'node.registered', 'node_id', node_id, 'class', digits(class), 'epoch', digits(epoch), 'instance', instance,
-    'status', seen, 'reason', registered
-  )
-elseif previous.status ~= status then
-  local from_status = effective_status(previous.status, held)
-  emit(
-    now, version, 'node.status', 'node_id', node_id, 'from', from_status, 'to', seen, 'reported', STATUS_NAMES[status],
-    'reason', why ~= '' and why or mode
-  )
-end
-if class_changed then
-  emit(
-    now, version, 'node.assigned', 'node_id', node_id, 'class', digits(class), 'pool', pool, 'from', from_pool, 'to', pool,
-    'reason', header.transition.reason
-  )
-end
-return {
-  'OK', digits(epoch), digits(class), pool, digits(pool_id), digits(version), token, seen, reason, cloned,
-}
+return reply

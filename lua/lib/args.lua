@@ -55,5 +55,5 @@ end
 
 -- Numbers reach the wire as digits; tostring() would spoil those of more than 14.
 local function digits(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end

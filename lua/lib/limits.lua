@@ -6,6 +6,7 @@ local MAX_HOLDS = 100000 -- nodes that have a hold
 local MAX_OWNERS = 16 -- holds of one node
 local MAX_INSTANCES = 256 -- scheduler instances
 local MAX_BATCH = 500 -- nodes of one touch_nodes call
+local MAX_UPSERTS = 64 -- nodes of one upsert_node_to_pool call
 local MAX_FACTS_BYTES = 131072 -- facts of a node
 local MAX_RECORD_BYTES = 65536 -- record of a node
 local MAX_USAGE_BYTES = 4096 -- usage of a node

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pyscheduler.allocator.heartbeats import Heartbeats
+from pyscheduler.allocator.heartbeats import Heartbeat, Heartbeats
 from pyscheduler.allocator.namespace import Namespace, unexpected
 from pyscheduler.allocator.replies import STATUS_LETTERS, holds_of
+from pyscheduler.allocator.upserts import Upserts
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import json_object
 from pyscheduler.core.limits import MAX_EVENT_REASON_BYTES, MAX_USAGE_BYTES
 from pyscheduler.core.report import NodeReport
-from pyscheduler.core.results import HoldResult, NodeStatus, Registration, Session
+from pyscheduler.core.results import HoldResult, Registration, Session
 from pyscheduler.errors import (
-    AdmissionChanged,
     InvalidInput,
     LimitExceeded,
-    NodeIdConflict,
     NotFound,
-    SessionLost,
 )
 from pyscheduler.scripts import calls
 from pyscheduler.store import Store, encodable
@@ -28,10 +26,12 @@ class Nodes(Namespace):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._heartbeats = Heartbeats(self._run)
+        self._upserts = Upserts(self._run)
 
     async def aclose(self) -> None:
         """Closes the connection; calls that still wait end with StoreUnavailable."""
         await self._heartbeats.aclose()
+        await self._upserts.aclose()
         await super().aclose()
 
     async def register(
@@ -125,7 +125,7 @@ class Nodes(Namespace):
         takeover: bool,
         reason: str,
     ) -> Registration:
-        reply = await self._reply(
+        return await self._upserts.add(
             calls.upsert_node_to_pool(
                 node_id=ids.node_id(node_id),
                 session_id=session_id,
@@ -144,25 +144,6 @@ class Nodes(Namespace):
                 reason=_reason(reason),
             )
         )
-        match reply.status:
-            case "OK":
-                new_epoch, node_class = reply.integer(), reply.integer()
-                pool, pool_id, version = reply.optional(), reply.integer(), reply.integer()
-                session = Session(node_id, new_epoch, reply.text())
-                status, why, cloned = NodeStatus(reply.text()), reply.text(), reply.text() == "1"
-                return Registration(session, node_class, pool, pool_id or None, version, status, why, cloned)
-            case "STALE" | "UNKNOWN":
-                raise SessionLost(node_id, unknown=reply.status == "UNKNOWN")
-            case "CONFLICT":
-                raise NodeIdConflict(node_id, reply.text())
-            case "ADMISSION":
-                raise AdmissionChanged(reply.text())
-            case "CLASSES_FULL":
-                raise LimitExceeded(
-                    f"{reply.text()} capability classes are in use: a node with facts of its own cannot be added; "
-                    "labels that differ from node to node belong under 'unique.'"
-                )
-        raise unexpected(reply)
 
     async def heartbeat(
         self, session: Session, *, lease_ms: int, load: float | None = None, usage: str | None = None
@@ -195,7 +176,9 @@ class Nodes(Namespace):
             json_object(usage, what="usage", max_bytes=MAX_USAGE_BYTES)
             if not usage.startswith("{") or not encodable(usage):
                 raise InvalidInput("usage must be Unicode text that begins with the brace of its JSON object")
-        return await self._heartbeats.add(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
+        return await self._heartbeats.add(
+            Heartbeat(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
+        )
 
     async def release(self, session: Session, *, grace_ms: int, reason: str) -> bool:
         """Says that a socket closed.

@@ -16,7 +16,7 @@ _STATUS_OF_LETTER = dict.fromkeys("ol", NodeStatus.OFFLINE) | {letter: one for o
 
 
 class Reply:
-    """A cursor over a flat reply. ``status`` is its first word."""
+    """A cursor over a flat reply. ``status`` is its first word, or that of the row that it stands in."""
 
     def __init__(self, flat: Sequence[str]) -> None:
         self._flat = flat
@@ -32,6 +32,13 @@ class Reply:
 
     def optional(self) -> str | None:
         return self.text() or None
+
+    def next_row(self) -> bool:
+        """Goes on to the status of what follows; whether anything does."""
+        if self._at >= len(self._flat):
+            return False
+        self.status = self.text()
+        return True
 
     def many(self, read: Callable[[], T]) -> tuple[T, ...]:
         """What ``read`` reads, as many times as the next number says."""

@@ -88,6 +88,12 @@ MAX_TOUCH_BATCH = 128
 MAX_WAITING_HEARTBEATS = 20_000
 """Heartbeats of one process that wait for the store; more are refused."""
 
+MAX_UPSERT_BATCH = 64
+"""Registrations and updates of one ``upsert_node_to_pool``: as many as the script takes."""
+
+MAX_WAITING_UPSERTS = 20_000
+"""Registrations and updates of one process that wait for the store; more are refused."""
+
 MAX_PAGE = 5000
 """Nodes of one page."""
 

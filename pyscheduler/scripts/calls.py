@@ -19,6 +19,11 @@ class Call:
     script: str
     argv: tuple[str, ...]
 
+    @classmethod
+    def joined(cls, batch: Sequence[Call]) -> Call:
+        """Calls of one script that takes its arguments any number of times, as one call."""
+        return cls(batch[0].script, tuple(argument for call in batch for argument in call.argv))
+
 
 def _encode(value: object) -> str:
     if isinstance(value, str):

@@ -115,9 +115,9 @@ PLANTED = {
     "updates without a fence": Planted(
         "node",
         edits={
-            "upsert_node_to_pool.lua": {
-                "if previous.epoch ~= asked_epoch or previous.status == 'o' then": "if false then",
-                "  epoch = asked_epoch\nelse": "  epoch = previous.epoch\nelse",
+            "lib/fence.lua": {
+                "if previous.epoch ~= node.asked_epoch or previous.status == 'o' then": "if false then",
+                "node.epoch = node.asked_epoch\n    return nil": "node.epoch = previous.epoch\n    return nil",
             }
         },
     ),
@@ -134,14 +134,14 @@ PLANTED = {
         "node", edits={"touch_nodes.lua": {"if token ~= ARGV[at + 1] then": "if not token then"}}
     ),
     "takes over when told not to": Planted(
-        "node", edits={"upsert_node_to_pool.lua": {"if takeover == '0' then": "if false then"}}
+        "node", edits={"lib/fence.lua": {"if node.takeover == '0' then": "if false then"}}
     ),
     "an epoch that does not grow": Planted(
         "node",
         edits={
-            "upsert_node_to_pool.lua": {
-                "epoch = math.max(now, tonumber(config.epoch_floor) + 1, previous and previous.epoch + 1 or 0)": (
-                    "epoch = previous and previous.epoch or now"
+            "lib/fence.lua": {
+                "node.epoch = math.max(now, floor + 1, previous and previous.epoch + 1 or 0)": (
+                    "node.epoch = previous and previous.epoch or now"
                 )
             }
         },
@@ -149,8 +149,8 @@ PLANTED = {
     "stands back for a lease that has lapsed": Planted(
         "node",
         edits={
-            "upsert_node_to_pool.lua": {
-                "not is_offline(previous.status) and lease_end > now": "not is_offline(previous.status)"
+            "lib/fence.lua": {
+                "not is_offline(previous.status) and node.lease_end > now": "not is_offline(previous.status)"
             }
         },
     ),
@@ -164,14 +164,14 @@ PLANTED = {
         },
     ),
     "forgets earlier sessions": Planted(
-        "node", edits={"upsert_node_to_pool.lua": {"elseif is_former(session_id) then": "elseif false then"}}
+        "node", edits={"lib/fence.lua": {"elseif is_former(header, node.session) then": "elseif false then"}}
     ),
 }
 
 _MUTE = "emit = function() end"
-_TWICE = """if registered then
-  emit(now, version, 'node.registered', 'node_id', node_id, 'epoch', digits(epoch), 'instance', instance)
-  emit("""
+_TWICE = """if node.registered then
+    emit(now, version, 'node.registered', 'node_id', node.id, 'epoch', digits(node.epoch), 'instance', node.instance)
+    emit("""
 
 SILENT = {
     "a release without its event": Planted(
@@ -181,13 +181,14 @@ SILENT = {
         "node.status", edits={"hold_node.lua": {"if held then": f"local {_MUTE}\nif held then"}}
     ),
     "a registration with two events": Planted(
-        "node.registered", edits={"upsert_node_to_pool.lua": {"if registered then\n  emit(": _TWICE}}
+        "node.registered", edits={"upsert_node_to_pool.lua": {"if node.registered then\n    emit(": _TWICE}}
     ),
     "a sync whose event is another's": Planted(
         "config.bumped", edits={"bump_config_version.lua": {"digest, 'reason', why)": "digest, 'reason', kind)"}}
     ),
     "a move without its event": Planted(
-        "node.assigned", edits={"upsert_node_to_pool.lua": {"if class_changed then\n  emit(": "if false then\n  emit("}}
+        "node.assigned",
+        edits={"upsert_node_to_pool.lua": {"if node.changes_class then\n    emit(": "if false then\n    emit("}},
     ),
 }
 """Faults of the event stream alone. ``subject``: the type of event that is missing, or too many."""

@@ -7,30 +7,32 @@ from tests.cells import altered_script
 UPSERT, TOUCH, RELEASE, HOLD = "upsert_node_to_pool.lua", "touch_nodes.lua", "release_node.lua", "hold_node.lua"
 BUMP, RECONCILE = "bump_config_version.lua", "reconcile.lua"
 
-EPOCH = "epoch = math.max(now, tonumber(config.epoch_floor) + 1, previous and previous.epoch + 1 or 0)"
+FENCE = "lib/fence.lua"
+
+EPOCH = "node.epoch = math.max(now, floor + 1, previous and previous.epoch + 1 or 0)"
 
 FAULTS: dict[str, tuple[str, str, str]] = {
     "heartbeats are not fenced": (TOUCH, "if token ~= ARGV[at + 1] then", "if not token then"),
     "a heartbeat makes a held node ready": (TOUCH, "{ 'XX' }", "{ 'CH' }"),
     "an update is not fenced": (
-        UPSERT,
-        "if previous.epoch ~= asked_epoch or previous.status == 'o' then",
+        FENCE,
+        "if previous.epoch ~= node.asked_epoch or previous.status == 'o' then",
         "if previous.status == 'o' then",
     ),
-    "an epoch is given twice": (UPSERT, EPOCH, EPOCH.replace("previous.epoch + 1", "previous.epoch")),
-    "the epoch of an expired node is forgotten": (UPSERT, EPOCH, EPOCH.replace("config.epoch_floor", "0")),
-    "a change of status has no event": (UPSERT, "elseif previous.status ~= status then", "elseif false then"),
-    "a takeover is not refused": (UPSERT, "if takeover == '0' then", "if false then"),
+    "an epoch is given twice": (FENCE, EPOCH, EPOCH.replace("previous.epoch + 1", "previous.epoch")),
+    "the epoch of an expired node is forgotten": (FENCE, EPOCH, EPOCH.replace("floor + 1", "1")),
+    "a change of status has no event": (UPSERT, "elseif previous.status ~= node.status then", "elseif false then"),
+    "a takeover is not refused": (FENCE, "if node.takeover == '0' then", "if false then"),
     "an update keeps the old facts": (
         UPSERT,
-        "local class_changed = not previous or previous.class ~= class",
-        "local class_changed = not previous",
+        "node.changes_class = not previous or previous.class ~= number",
+        "node.changes_class = not previous",
     ),
     "the pools of the policy are not counted": ("lib/waiting.lua", "if autos >= auto.max_pools then", "if false then"),
     "a waiting class is not remapped": (
         UPSERT,
-        "for _, entry in ipairs(waiting) do\n    redis.call('HSET', CLASSES, entry.class, pool)",
-        "for at, entry in ipairs(waiting) do\n    redis.call('HSET', CLASSES, entry.class, at == 2 and '' or pool)",
+        "for _, entry in ipairs(waiting) do\n        redis.call('HSET', CLASSES, entry.class, pool)",
+        "for at, entry in ipairs(waiting) do\n        redis.call('HSET', CLASSES, entry.class, at == 2 and '' or pool)",
     ),
     "a released node is no member": (
         RELEASE,

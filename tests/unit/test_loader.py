@@ -96,7 +96,9 @@ def test_a_header_says_what_the_body_does(script) -> None:
     emitted = set(re.findall(r"emit\(\s*now, \w+(?:\([\w.]+\))?, '([a-z.]+)'", body))
     assert emitted == set(script.header.events) <= set(EVENT_TYPES)
 
-    replied = set(re.findall(r"(?:return \{\s*'|reply\('|local reply = \{\s*'|local flat = \{ ')([A-Z_]+)'", body))
+    fence = (lua_directory() / "lib/fence.lua").read_text() if "lib/fence.lua" in body else ""
+    status = r"(?:return (?:nil, )?\{\s*'|reply\('|local reply = \{\s*'|local flat = \{ '|^  reply\[.* = ')([A-Z_]+)'"
+    replied = set(re.findall(status, body + fence, re.M))
     assert replied, "the body replies no status"
     documented = set(re.findall(r"\b[A-Z][A-Z_]+\b", " ".join(script.header.reply)))
     assert replied <= documented

@@ -1,0 +1,166 @@
+"""Many nodes in one upsert come to what as many upserts would, one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyscheduler.core.facts import Facts
+from pyscheduler.errors import InvalidInput
+from pyscheduler.scripts import calls
+from pyscheduler.scripts.calls import Call
+from tests.harness import Cell, document_of, facts_of, pool
+
+ENGLISH, GERMAN, ODD = facts_of("en", "zh"), facts_of("de", "zh"), facts_of("fr", "zh", services=())
+
+
+def upsert(node_id: str, facts: Facts = ENGLISH, **changed: Any) -> Call:
+    arguments = {
+        "node_id": node_id,
+        "session_id": f"socket-of-{node_id}",
+        "instance": "i1",
+        "mode": "new",
+        "epoch": 0,
+        "facts": facts.json,
+        "record": "{}",
+        "digest": "ab",
+        "status": "r",
+        "load": 0.5,
+        "usage": "{}",
+        "lease_ms": 60_000,
+        "admission_digest": "",
+        "takeover": True,
+        "reason": "",
+    }
+    return calls.upsert_node_to_pool(**{**arguments, **changed})
+
+
+def update(node_id: str, epoch: str, facts: Facts = ENGLISH, **changed: Any) -> Call:
+    return upsert(node_id, facts, session_id="", instance="", mode="update", epoch=int(epoch), **changed)
+
+
+async def prepare(cell: Cell) -> dict[str, str]:
+    """Three classes, the last without a pool; node -> its epoch."""
+    await cell.allocator.sync(
+        document_of(
+            pool("english", semantic={"contains": ["en"]}),
+            pool("german", semantic={"contains": ["de"]}),
+            auto={"enabled": True, "require_services": ["asr"]},
+        )
+    )
+    epochs = {}
+    for node_id, facts in (("en1", ENGLISH), ("en2", ENGLISH), ("de1", GERMAN), ("odd", ODD)):
+        epochs[node_id] = (await cell.store.run(upsert(node_id, facts)))[1]
+    await cell.allocator.hold("en2", owner="ops", reason="test")
+    return epochs
+
+
+@pytest.fixture
+async def known(cell: Cell) -> dict[str, str]:
+    return await prepare(cell)
+
+
+def batch(epochs: dict[str, str]) -> list[Call]:
+    return [
+        upsert("new1"),
+        upsert("new2", GERMAN, status="d", load=1.0, usage='{"a":1}'),
+        upsert("en1", session_id="another", takeover=False),
+        update("en2", epochs["en2"], GERMAN, reason="moved"),
+        update("de1", str(int(epochs["de1"]) - 1)),
+        update("nobody", "7"),
+        upsert("new3", admission_digest="ff"),
+        upsert("new4", lease_ms=1000, status="g"),
+    ]
+
+
+async def state_of(cell: Cell) -> dict[str, Any]:
+    """What is stored, without the times at which it was and the numbers that stem from them."""
+    found: dict[str, Any] = {}
+    for name in ("members", "ready"):
+        found[name] = await cell.store.command("ZRANGE", cell.store.key(name), 0, -1, "WITHSCORES")
+    found["leases"] = sorted(await cell.store.command("ZRANGE", cell.store.key("leases"), 0, -1))
+    for name in ("classes", "class_facts", "pools", "holds", "usage"):
+        flat = await cell.store.command("HGETALL", cell.store.key(name))
+        found[name] = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    found["events"] = [
+        {name: value for name, value in event.fields.items() if name not in ("epoch", "pool_id")} | {"type": event.type}
+        for event in await cell.allocator.events()
+    ]
+    return found
+
+
+def rows_of(flat: list[str]) -> list[list[str]]:
+    """The rows of a reply: a status word, and what belongs to it."""
+    lengths = {"OK": 10, "STALE": 1, "UNKNOWN": 1, "CONFLICT": 2, "ADMISSION": 2, "CLASSES_FULL": 2}
+    rows = []
+    while flat:
+        length = lengths[flat[0]]
+        rows.append(flat[:length])
+        flat = flat[length:]
+    return rows
+
+
+def without_times(row: list[str]) -> list[str]:
+    return [*row[:1], *row[2:6], *row[7:]] if row[0] == "OK" else row
+
+
+async def test_each_node_has_its_own_answer(cell: Cell, known: dict[str, str]) -> None:
+    together = rows_of(await cell.store.run(Call.joined(batch(known))))
+    assert [row[0] for row in together] == [
+        "OK", "OK", "CONFLICT", "OK", "STALE", "UNKNOWN", "ADMISSION", "OK",
+    ]  # fmt: skip
+    for node_id, expected in (("new1", "english"), ("new2", "german"), ("en2", "german"), ("new4", "english")):
+        assert await cell.pool_of(node_id) == expected
+    assert (await cell.allocator.node("en2")).state.status.value == "draining"
+    assert (await cell.allocator.node("new2")).state.status.value == "degraded"
+
+
+async def test_the_state_afterwards_is_that_of_single_calls(cell: Cell, known: dict[str, str]) -> None:
+    """In a namespace in which the same has happened before."""
+    singly = [row for call in batch(known) for row in rows_of(await cell.store.run(call))]
+    state, version = await state_of(cell), await cell.allocator.version()
+    for name in await cell.store.command("KEYS", cell.store.key("config").removesuffix("config") + "*"):
+        await cell.store.command("DEL", name)
+    await cell.allocator._open_namespace()
+    together = rows_of(await cell.store.run(Call.joined(batch(await prepare(cell)))))
+    assert [without_times(row) for row in together] == [without_times(row) for row in singly]
+    assert await cell.allocator.version() == version
+    for name, part in (await state_of(cell)).items():
+        assert part == state[name], name
+
+
+@pytest.mark.parametrize("first", [ODD, facts_of("ko", "ja")], ids=["a class without a pool", "a new class"])
+async def test_a_class_that_may_get_a_pool_is_taken_alone(cell: Cell, known: dict[str, str], first: Facts) -> None:
+    """What follows it is left to the next call, and so is it if others come before it."""
+    assert len(rows_of(await cell.store.run(Call.joined([upsert("a"), upsert("b"), upsert("c", first)])))) == 2
+    assert len(rows_of(await cell.store.run(Call.joined([upsert("c", first), upsert("d"), upsert("e")])))) == 1
+    assert {state.node_id for state in await cell.allocator.describe(list("abcde"))} == {"a", "b", "c"}
+
+
+async def test_refusals_take_their_turn_before_a_class_without_a_pool(cell: Cell, known: dict[str, str]) -> None:
+    refused = update("nobody", "7", ODD)
+    rows = rows_of(await cell.store.run(Call.joined([refused, upsert("a"), update("nobody2", "7", ODD)])))
+    assert [row[0] for row in rows] == ["UNKNOWN", "OK", "UNKNOWN"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (["a", "b", "a"], "a node stands there twice"),
+        ([f"n{number}" for number in range(65)], "1..64 times 15 arguments"),
+    ],
+)
+async def test_a_batch_that_is_none_is_refused_whole(
+    cell: Cell, known: dict[str, str], nodes: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        await cell.store.run(Call.joined([upsert(node_id) for node_id in nodes]))
+    with pytest.raises(InvalidInput, match="status must be"):
+        await cell.store.run(Call.joined([upsert("x"), upsert("y", status="x")]))
+    assert await cell.allocator.describe(["a", "n0", "x"]) == []
+
+
+async def test_sixty_four_are_taken(cell: Cell, known: dict[str, str]) -> None:
+    rows = rows_of(await cell.store.run(Call.joined([upsert(f"n{number}") for number in range(64)])))
+    assert [row[0] for row in rows] == ["OK"] * 64
