@@ -44,6 +44,7 @@ local MEMBERS, READY, HISTORY, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
+--@include lib/rules.lua
 --@include lib/waiting.lua
 
 local mode, document_json, digest, admission = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -115,16 +116,30 @@ local total_ready = redis.call('ZCARD', READY) - 1
 redis.call('XLEN', EVENTS)
 redis.call('ZCARD', CAPABILITIES)
 
-local unchanged = config.document_digest == digest
-if not unchanged then
-  if expect_version >= 0 and expect_version ~= document_version then
-    return { 'CONFLICT', digits(document_version) }
-  end
-  if #wanted == 0 and tonumber(config.declared_pools) > 0 and allow_empty == '0' then
-    return { 'EMPTY', config.declared_pools }
+local class_map = redis.call('HGETALL', CLASSES)
+local pool_of, numbers = {}, {}
+for index = 1, #class_map, 2 do
+  if class_map[index] ~= '' then
+    local class = tonumber(class_map[index])
+    numbers[#numbers + 1] = class
+    pool_of[class] = class_map[index + 1]
   end
 end
-local before = read_pools(cjson.decode(config.auto))
+table.sort(numbers)
+if config.document_digest == digest then
+  local unassigned = 0
+  for _, class in ipairs(numbers) do
+    unassigned = unassigned + (pool_of[class] == '' and class_nodes(class) or 0)
+  end
+  return { 'UNCHANGED', config.version, config.version, digits(document_version), digits(unassigned), '0', '0' }
+end
+if expect_version >= 0 and expect_version ~= document_version then
+  return { 'CONFLICT', digits(document_version) }
+end
+if #wanted == 0 and tonumber(config.declared_pools) > 0 and allow_empty == '0' then
+  return { 'EMPTY', config.declared_pools }
+end
+local before = decode_pools(read_pools(cjson.decode(config.auto)))
 
 local function earlier(left, right)
   if left.priority ~= right.priority then
@@ -140,17 +155,22 @@ local next_pool = tonumber(config.next_pool)
 local after = { pools = {}, declared = {}, auto = auto, autos = 0 }
 local changes, created, removed = {}, {}, {}
 
--- cjson keeps no order of keys, so rules are compared in a spelled-out form.
-local function spell(value)
-  if type(value) ~= 'table' then
-    return type(value) .. ':' .. tostring(value)
+-- cjson keeps no order of keys, so rules are compared member by member.
+local function equal(left, right)
+  if type(left) ~= 'table' or type(right) ~= 'table' then
+    return left == right
   end
-  local parts = {}
-  for key, item in pairs(value) do
-    parts[#parts + 1] = tostring(key) .. '=' .. spell(item)
+  for key, item in pairs(left) do
+    if not equal(item, right[key]) then
+      return false
+    end
   end
-  table.sort(parts)
-  return '{' .. table.concat(parts, ',') .. '}'
+  for key in pairs(right) do
+    if left[key] == nil then
+      return false
+    end
+  end
+  return true
 end
 
 for rank, pool in ipairs(wanted) do
@@ -161,7 +181,7 @@ for rank, pool in ipairs(wanted) do
   }
   if old then
     kept.id = old.id
-    if old.origin ~= 'declared' or old.priority ~= pool.priority or spell(old.match) ~= spell(pool.match) then
+    if old.origin ~= 'declared' or old.priority ~= pool.priority or not equal(old.match, pool.match) then
       changes[#changes + 1] = { pool = pool.name, change = 'changed' }
     end
   else
@@ -182,19 +202,14 @@ end
 
 -- Every class, under the pools that there will be.
 index_rules(after)
-local class_map = redis.call('HGETALL', CLASSES)
 local classes, waiting = {}, {}
-for index = 1, #class_map, 2 do
-  if class_map[index] ~= '' then
-    local class = tonumber(class_map[index])
-    local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or parse_facts('{}')
-    local entry = {
-      class = class, from = class_map[index + 1], nodes = class_nodes(class),
-      ready = redis.call('ZCOUNT', READY, class * 2, class * 2 + 1),
-    }
-    local set_name = language_set_name(facts)
-    local pool, reason = place(after, facts, set_name)
-    entry.to = pool or ''
+for _, class in ipairs(numbers) do
+  local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or parse_facts('{}')
+  local to, reason, set_name = place_by_index(after, facts)
+  local from = pool_of[class]
+  if to ~= from then
+    -- Only these are counted: that costs more the more nodes there are.
+    local entry = { class = class, from = from, to = to or '', nodes = class_nodes(class) }
     if reason == 'no_pool' then
       entry.name, entry.languages = set_name, languages_of(facts)
       waiting[#waiting + 1] = entry
@@ -202,10 +217,6 @@ for index = 1, #class_map, 2 do
     classes[#classes + 1] = entry
   end
 end
-local function by_class(left, right)
-  return left.class < right.class
-end
-table.sort(classes, by_class)
 -- A class that loses its pool gets an auto pool in this very step, so that a live node is never without one in between.
 for _, group in ipairs(grant_auto_pools(auto, waiting, after.autos)) do
   local old = before.pools[group.name]
@@ -237,16 +248,17 @@ for _, entry in ipairs(classes) do
   if entry.to ~= entry.from then
     moves[#moves + 1] = entry
     if entry.to == '' then
-      lost_ready = lost_ready + entry.ready
+      lost_ready = lost_ready + redis.call('ZCOUNT', READY, entry.class * 2, entry.class * 2 + 1)
     end
   end
-  if (unchanged and entry.from or entry.to) == '' then
+  if entry.to == '' then
     unassigned = unassigned + entry.nodes
   end
 end
 
-local function reply(status, version_after, version_of_document)
-  local flat = { status, config.version, digits(version_after), digits(version_of_document), digits(unassigned), digits(#changes) }
+local new_version = version + 1
+local function reply()
+  local flat = { 'OK', config.version, digits(new_version), digits(new_version), digits(unassigned), digits(#changes) }
   for _, change in ipairs(changes) do
     flat[#flat + 1] = change.pool
     flat[#flat + 1] = change.change
@@ -261,19 +273,14 @@ local function reply(status, version_after, version_of_document)
   return flat
 end
 
-if unchanged then
-  changes, moves = {}, {}
-  return reply('UNCHANGED', version, document_version)
-end
 if force == '0' and lost_ready > 0 and lost_ready * 1000 > guard.max_unassigned_permille * total_ready then
   return { 'GUARD', digits(lost_ready), digits(total_ready), digits(guard.max_unassigned_permille) }
 end
-local new_version = version + 1
 if not history_accepts(new_version) then
   return redis.error_reply('PYSCHED_CORRUPT the history is ahead of the config version ' .. config.version)
 end
 if mode == 'plan' then
-  return reply('OK', new_version, new_version)
+  return reply()
 end
 local packed_pools, packed_classes = {}, {}
 for name, pool in pairs(after.pools) do
@@ -320,4 +327,4 @@ for _, move in ipairs(moves) do
   )
 end
 emit(now, new_version, 'config.bumped', 'author', author, 'kind', kind, 'digest', digest, 'reason', why)
-return reply('OK', new_version, new_version)
+return reply()

@@ -38,6 +38,7 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
+--@include lib/rules.lua
 
 if #KEYS ~= 16 or #ARGV ~= 0 then
   return badarg('check takes 16 keys and no arguments')
@@ -58,7 +59,7 @@ local function violation(invariant, detail)
 end
 
 -- Pools.
-local view = read_pools(cjson.decode(config.auto))
+local view = decode_pools(read_pools(cjson.decode(config.auto)))
 for _, name in ipairs(view.damaged) do
   violation(2, 'pool ' .. name .. ' is damaged')
 end
@@ -73,6 +74,9 @@ for name, pool in pairs(view.pools) do
   end
   if pool.origin == 'declared' then
     declared = declared + 1
+    if pool.needs and not demands_it(pool) then
+      violation(4, 'pool ' .. name .. ' says that it needs ' .. pool.needs .. ', which its rule does not demand')
+    end
   end
 end
 if declared ~= tonumber(config.declared_pools) then
@@ -110,7 +114,7 @@ for index = 1, #class_map, 2 do
           violation(2, 'class ' .. field .. ' lacks the capability entry ' .. entry)
         end
       end
-      local expected, reason = place(view, facts, language_set_name(facts))
+      local expected, reason = place_by_index(view, facts)
       if (expected or '') ~= pool then
         violation(4, 'class ' .. field .. ' maps to "' .. pool .. '", the matcher says "' .. (expected or '') .. '" (' .. reason .. ')')
       end

@@ -36,6 +36,7 @@ local LEASES, SESSIONS, NODES, HOLDS, USAGE = KEYS[7], KEYS[8], KEYS[9], KEYS[10
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
+--@include lib/rules.lua
 --@include lib/waiting.lua
 --@include lib/rows.lua
 
@@ -69,7 +70,7 @@ flat[#flat + 1] = usage_json(redis.call('HGET', USAGE, node_id))
 local auto = cjson.decode(config.auto)
 local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '{}')
 local set_name = language_set_name(facts)
-local view = read_pools(auto)
+local view = decode_pools(read_pools(auto))
 local chosen, reason = place(view, facts, set_name)
 if reason == 'no_pool' then
   local nodes = class_nodes(class)

@@ -124,23 +124,24 @@ end
 
 -- Expire and release: which nodes.
 local expired, expired_ids, released, released_ids, released_leases, released_tokens = {}, {}, {}, {}, {}, {}
-local function lost_with_instance(node_id, session)
-  if not session or is_offline(session.status) or not next(lost_instances) then
-    return false
-  end
-  local header = record_header(redis.call('HGET', NODES, node_id))
-  return header and lost_instances[header.instance]
-end
 local epoch_floor = tonumber(config.epoch_floor)
-local pool_of, members_gone = {}, {}
+local pool_of, members_gone, unplaced = {}, {}, false
 for index = 1, #class_map, 2 do
-  pool_of[tonumber(class_map[index]) or 0] = class_map[index + 1]
+  local class, pool = tonumber(class_map[index]) or 0, class_map[index + 1]
+  pool_of[class] = pool
+  unplaced = unplaced or (pool == '' and class > 0)
 end
+local due = {}
 if suspended_ms == 0 and lapsed > 0 then
-  for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', digits(now), 'LIMIT', 0, allowed)) do
-    local session = parse_token(redis.call('HGET', SESSIONS, node_id))
-    local class = tonumber(redis.call('ZSCORE', MEMBERS, node_id) or nil)
-    if lost_with_instance(node_id, session) then
+  due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', digits(now), 'LIMIT', 0, allowed)
+end
+if #due > 0 then
+  local tokens, classes = redis.call('HMGET', SESSIONS, unpack(due)), redis.call('ZMSCORE', MEMBERS, unpack(due))
+  for index, node_id in ipairs(due) do
+    local session, class = parse_token(tokens[index]), tonumber(classes[index] or nil)
+    local offline = session and is_offline(session.status)
+    local header = session and not offline and next(lost_instances) and record_header(redis.call('HGET', NODES, node_id))
+    if header and lost_instances[header.instance] then
       released_ids[#released_ids + 1] = node_id
       released[#released + 1] = { node_id = node_id, pool = pool_of[class] or '', epoch = session.epoch }
       released_leases[#released_leases + 1] = digits(now + grace_ms)
@@ -151,8 +152,7 @@ if suspended_ms == 0 and lapsed > 0 then
       epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
       expired_ids[#expired_ids + 1] = node_id
       expired[#expired + 1] = {
-        node_id = node_id, class = class, pool = pool_of[class] or '',
-        reason = session and is_offline(session.status) and 'grace_ended' or 'lease_lapsed',
+        class = class or 0, pool = pool_of[class] or '', reason = offline and 'grace_ended' or 'lease_lapsed',
       }
       members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
     end
@@ -189,13 +189,15 @@ local class_cursor = #slice == scan and slice[#slice] or 0
 local dropped, violations, users = {}, 0, {}
 for _, class in ipairs(slice) do
   local facts_json = redis.call('HGET', CLASS_FACTS, class)
-  local facts = facts_json and parse_facts(facts_json)
-  if not facts then
+  local digest = facts_json and redis.sha1hex(facts_json)
+  if not digest or tonumber(redis.call('HGET', CLASS_INDEX, digest) or nil) ~= class then
     violations = violations + 1
-  elseif nodes_left(class) < 1 then
-    dropped[class] = { entries = capability_entries(facts, class), digest = redis.sha1hex(facts_json) }
   end
-  if pool_of[class] ~= '' and not view.pools[pool_of[class]] then
+  if nodes_left(class) < 1 then
+    local facts = facts_json and parse_facts(facts_json)
+    dropped[class] = facts and { entries = capability_entries(facts, class), digest = digest }
+  end
+  if pool_of[class] ~= '' and not pool_origin(view.stored[pool_of[class]]) then
     violations = violations + 1
   end
 end
@@ -209,19 +211,24 @@ end
 
 -- Idle auto pools.
 local removed, marked, changes = {}, {}, {}
-for name, pool in pairs(view.pools) do
-  if pool.origin == 'auto' then
+local function mark(name, idle_since)
+  local pool = decode_pool(name, view.stored[name])
+  if pool then
+    pool.idle_since = idle_since
+    marked[#marked + 1] = name
+    marked[#marked + 1] = encode_pool(pool)
+  end
+end
+for name, stored in pairs(view.stored) do
+  if not view.needs[name] and pool_origin(stored) == 'auto' then
+    local idle_since = tonumber(string.match(stored, '"idle_since":(%d+)'))
     if users[name] then
-      if pool.idle_since then
-        pool.idle_since = nil
-        marked[#marked + 1] = name
-        marked[#marked + 1] = encode_pool(pool)
+      if idle_since then
+        mark(name, nil)
       end
-    elseif left_now[name] or not pool.idle_since then
-      pool.idle_since = now
-      marked[#marked + 1] = name
-      marked[#marked + 1] = encode_pool(pool)
-    elseif now - pool.idle_since >= auto.idle_ttl_ms then
+    elseif left_now[name] or not idle_since then
+      mark(name, now)
+    elseif now - idle_since >= auto.idle_ttl_ms then
       removed[#removed + 1] = name
     end
   end
@@ -234,9 +241,9 @@ end
 -- Waiting classes, all of them, largest first: a limit on how many are looked at would let some wait for ever.
 local autos, next_pool = view.autos - #removed, tonumber(config.next_pool)
 local waiting, created, remapped = {}, {}, {}
-if auto.enabled and autos < auto.max_pools then
+if unplaced and auto.enabled and autos < auto.max_pools then
   for _, set in ipairs(language_sets()) do
-    local waits = pool_of[set.class] == '' and not dropped[set.class] and not view.pools[set.name]
+    local waits = pool_of[set.class] == '' and not dropped[set.class] and not pool_origin(view.stored[set.name])
     if waits and has_required_services(auto, set.class) then
       waiting[#waiting + 1] = { class = set.class, name = set.name, nodes = nodes_left(set.class) }
     end
@@ -256,16 +263,22 @@ end
 -- Audit a slice of the nodes.
 local node_cursor = tonumber(config.node_cursor) or 0
 local audited = redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + scan - 1, 'WITHSCORES')
+local audited_ids = {}
 for index = 1, #audited, 2 do
-  local node_id, class = audited[index], tonumber(audited[index + 1])
-  if node_id ~= '' then
-    local session = parse_token(redis.call('HGET', SESSIONS, node_id))
-    if not session or session.class ~= class or not pool_of[class] or not redis.call('ZSCORE', LEASES, node_id) then
-      violations = violations + 1
+  audited_ids[#audited_ids + 1] = audited[index]
+end
+if #audited_ids > 0 then
+  local tokens, leases = redis.call('HMGET', SESSIONS, unpack(audited_ids)), redis.call('ZMSCORE', LEASES, unpack(audited_ids))
+  for index, node_id in ipairs(audited_ids) do
+    if node_id ~= '' then
+      local session, class = parse_token(tokens[index]), tonumber(audited[index * 2])
+      if not session or session.class ~= class or not pool_of[class] or not leases[index] then
+        violations = violations + 1
+      end
     end
   end
 end
-node_cursor = #audited / 2 == scan and node_cursor + scan or 0
+node_cursor = #audited_ids == scan and node_cursor + scan or 0
 
 local changed_pools = #changes > 0
 local new_version = changed_pools and version + 1 or version
@@ -310,9 +323,9 @@ end
 for _, key in ipairs({ SESSIONS, NODES, USAGE }) do
   bulk('HDEL', key, expired_ids)
 end
-for _, node in ipairs(expired) do
+for index, node in ipairs(expired) do
   emit(
-    now, version, 'node.expired', 'node_id', node.node_id, 'pool', node.pool, 'from', node.pool, 'class', digits(node.class or 0),
+    now, version, 'node.expired', 'node_id', expired_ids[index], 'pool', node.pool, 'from', node.pool, 'class', digits(node.class),
     'reason', node.reason
   )
 end
@@ -337,7 +350,8 @@ if changed_pools then
   local kind = #created > 0 and 'auto_pool_created' or 'auto_pool_removed'
   record_history(now, new_version, kind, 'reconcile', 'idle auto pools removed, waiting classes placed', changes, '')
   for _, name in ipairs(removed) do
-    emit(now, new_version, 'pool.removed', 'pool', name, 'pool_id', digits(view.pools[name].id), 'origin', 'auto', 'reason', 'idle')
+    local number = digits(pool_number(view.stored[name]))
+    emit(now, new_version, 'pool.removed', 'pool', name, 'pool_id', number, 'origin', 'auto', 'reason', 'idle')
   end
   for _, pool in ipairs(created) do
     emit(now, new_version, 'pool.created', 'pool', pool.name, 'pool_id', digits(pool.id), 'origin', 'auto', 'reason', 'auto')

@@ -1,4 +1,5 @@
--- Pools as stored: JSON that begins with the pool's number and origin, so that these are read without decoding the rest.
+-- Pools as stored: JSON that begins with the pool's number and origin, and with what a class must have to be taken by it, so that
+-- these are read without decoding the rest.
 
 local function encode_pool(pool)
   local rest = {
@@ -8,7 +9,8 @@ local function encode_pool(pool)
     created_at = pool.created_at,
     idle_since = pool.idle_since,
   }
-  return '{"id":' .. digits(pool.id) .. ',"origin":"' .. pool.origin .. '",' .. string.sub(cjson.encode(rest), 2)
+  local needs = pool.needs and '"needs":"' .. pool.needs .. '",' or ''
+  return '{"id":' .. digits(pool.id) .. ',"origin":"' .. pool.origin .. '",' .. needs .. string.sub(cjson.encode(rest), 2)
 end
 
 local function pool_number(stored)
@@ -20,30 +22,36 @@ local function pool_origin(stored)
   return string.match(stored or '', '^{"id":%d+,"origin":"(%l+)"')
 end
 
-local function by_rank(left, right)
-  return left.rank < right.rank
+-- What a declared pool needs, or nil if it does not say so.
+local function pool_needs(stored)
+  return string.match(stored, '^{"id":%d+,"origin":"declared","needs":"([^"]*)"')
 end
 
--- Every pool: {pools = name -> pool, declared = list by rank, auto = policy, autos = number of auto pools, damaged = names}.
+-- A pool as a table, or nil for a damaged one.
+local function decode_pool(name, stored)
+  local pool = object(stored)
+  if not (pool and pool.id and pool.rank and pool.match) then
+    return nil
+  end
+  pool.name = name
+  return pool
+end
+
+-- Every pool as it is stored: {stored = name -> JSON, needs = name -> what it needs, auto = policy, autos = number of auto pools}.
 -- Uses: POOLS.
 local function read_pools(auto)
-  local view = { pools = {}, declared = {}, auto = auto, autos = 0, damaged = {} }
+  local view = { stored = {}, needs = {}, auto = auto, autos = 0 }
   local flat = redis.call('HGETALL', POOLS)
   for index = 1, #flat, 2 do
-    local name, pool = flat[index], object(flat[index + 1])
-    if pool and pool.id and pool.rank and pool.match then
-      pool.name = name
-      view.pools[name] = pool
-      if pool.origin == 'declared' then
-        view.declared[#view.declared + 1] = pool
-      else
+    local name, stored = flat[index], flat[index + 1]
+    if name ~= '' then
+      local needs = pool_needs(stored)
+      view.stored[name], view.needs[name] = stored, needs
+      if not needs and pool_origin(stored) == 'auto' then
         view.autos = view.autos + 1
       end
-    elseif name ~= '' then
-      view.damaged[#view.damaged + 1] = name
     end
   end
-  table.sort(view.declared, by_rank)
   return view
 end
 

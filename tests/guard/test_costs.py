@@ -74,23 +74,21 @@ COSTS = {
     "hold": Cost("evalsha hget*4 hlen hmget hset time xadd xlen zrem zscore", 355),
     "lift of a hold": Cost("evalsha hdel hget*4 hmget time xadd xlen zadd zscore", 356),
     "sync, 2 pools added, 1 removed, 2 of 3 classes remapped": Cost(
-        "evalsha exists hdel hget*3 hgetall*2 hmget hset*3 time xadd*7 xinfo xlen zcard*2 zcount*6",
-        982,
+        "evalsha exists hdel hget*3 hgetall*2 hmget hset*3 time xadd*7 xinfo xlen zcard*2 zcount*2", 982
     ),
-    "sync, unchanged": Cost("evalsha hget hgetall*2 hmget time xlen zcard*2 zcount*2", 982),
-    "plan of a sync": Cost("evalsha exists hget hgetall*2 hmget time xinfo xlen zcard*2 zcount*2", 981),
+    "sync, unchanged": Cost("evalsha hgetall hmget time xlen zcard*2", 982),
+    "plan of a sync": Cost("evalsha exists hget hgetall*2 hmget time xinfo xlen zcard*2 zcount", 981),
     "reconcile, nothing to do, 10 nodes": Cost(
-        "evalsha hget*11 hgetall*3 hlen*4 hmget hset time xlen zcard*3 zcount*2 zrange zrangebylex zscore*10",
-        667,
+        "evalsha hget*2 hgetall*3 hlen*4 hmget*2 hset time xlen zcard*3 zcount*2 zmscore zrange", 667
     ),
     "reconcile, 1 of 10 nodes expires": Cost(
-        "evalsha hdel*3 hget*12 hgetall*3 hlen*4 hmget hset time xadd*2 xlen zcard*3 zcount*2 zrange "
-        "zrangebylex zrangebyscore zrem*3 zscore*11",
+        "evalsha hdel*3 hget*2 hgetall*3 hlen*4 hmget*3 hset time xadd*2 xlen zcard*3 zcount*2 "
+        "zmscore*2 zrange zrangebyscore zrem*3",
         667,
     ),
     "reconcile, 10 of 10 nodes expire, and their class": Cost(
-        "evalsha hdel*6 hget*21 hgetall*3 hlen*4 hmget hset time xadd*11 xlen zcard*3 zcount*2 zrange "
-        "zrangebylex zrangebyscore zrem*4 zscore*20",
+        "evalsha hdel*6 hget*2 hgetall*3 hlen*4 hmget*3 hset time xadd*11 xlen zcard*3 zcount*2 "
+        "zmscore*2 zrange zrangebyscore zrem*4",
         667,
     ),
     "lease of an instance": Cost("evalsha hexists hlen hmget hset time", 176),
@@ -101,15 +99,15 @@ COSTS = {
 }
 
 CLOSURES = {
-    "bump_config_version": 48,
-    "check": 44,
-    "explain_node": 53,
-    "find_pools": 21,
+    "bump_config_version": 54,
+    "check": 51,
+    "explain_node": 60,
+    "find_pools": 22,
     "hold_node": 22,
-    "list_nodes": 28,
+    "list_nodes": 29,
     "list_pools": 8,
     "open_namespace": 12,
-    "reconcile": 57,
+    "reconcile": 53,
     "release_node": 15,
     "renew_instance": 10,
     "touch_nodes": 23,

@@ -287,6 +287,9 @@ async def test_a_connection_that_breaks_ends_the_following_with_an_error(cell: C
 # --- the check --------------------------------------------------------------------------------------------------------
 
 GHOST_RECORD = '{"instance":"x"}\n{}'
+MISLABELLED_POOL = (
+    '{"id":1,"origin":"declared","needs":"asr:ja","priority":0,"rank":1,"match":{"semantic":{"contains":["en"]}}}'
+)
 
 BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
     "a node without a session": (1, [("HDEL", "sessions", "a")]),
@@ -323,6 +326,7 @@ BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
     "a session of another class": (3, [("HSET", "sessions", "a", "1:2:r:ab")]),
     "a class in no pool": (4, [("HSET", "classes", "1", "")]),
     "a class in another pool": (4, [("HSET", "classes", "1", "english")]),
+    "a pool that says it needs what its rule does not demand": (4, [("HSET", "pools", "english", MISLABELLED_POOL)]),
     "a declared pool too few": (4, [("HDEL", "pools", "english")]),
     "a policy that nobody applied": (
         4,
@@ -339,6 +343,7 @@ BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
 NOT_IN_THE_ORACLE = {
     "a node with a damaged record",
     "a damaged pool",
+    "a pool that says it needs what its rule does not demand",
     "a class that is yet to be given out",
     "a pool that is yet to be given out",
     "a document from the future",
