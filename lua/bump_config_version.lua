@@ -204,12 +204,13 @@ end
 index_rules(after)
 local classes, waiting = {}, {}
 for _, class in ipairs(numbers) do
-  local facts = parse_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or parse_facts('{}')
+  local facts = stored_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or stored_facts('{}')
   local to, reason, set_name = place_by_index(after, facts)
   local from = pool_of[class]
   if to ~= from then
     -- Only these are counted: that costs more the more nodes there are.
-    local entry = { class = class, from = from, to = to or '', nodes = class_nodes(class) }
+    local nodes = class_nodes(class)
+    local entry = { class = digits(class), from = from, to = to or '', nodes = nodes, nodes_text = digits(nodes) }
     if reason == 'no_pool' then
       entry.name, entry.languages = set_name, languages_of(facts)
       waiting[#waiting + 1] = entry
@@ -248,7 +249,8 @@ for _, entry in ipairs(classes) do
   if entry.to ~= entry.from then
     moves[#moves + 1] = entry
     if entry.to == '' then
-      lost_ready = lost_ready + redis.call('ZCOUNT', READY, entry.class * 2, entry.class * 2 + 1)
+      local class = tonumber(entry.class)
+      lost_ready = lost_ready + redis.call('ZCOUNT', READY, class * 2, class * 2 + 1)
     end
   end
   if entry.to == '' then
@@ -265,10 +267,10 @@ local function reply()
   end
   flat[#flat + 1] = digits(#moves)
   for _, move in ipairs(moves) do
-    flat[#flat + 1] = digits(move.class)
+    flat[#flat + 1] = move.class
     flat[#flat + 1] = move.from
     flat[#flat + 1] = move.to
-    flat[#flat + 1] = digits(move.nodes)
+    flat[#flat + 1] = move.nodes_text
   end
   return flat
 end
@@ -290,7 +292,7 @@ for name, pool in pairs(after.pools) do
   end
 end
 for _, move in ipairs(moves) do
-  packed_classes[#packed_classes + 1] = digits(move.class)
+  packed_classes[#packed_classes + 1] = move.class
   packed_classes[#packed_classes + 1] = move.to
 end
 local auto_json = cjson.encode(auto)
@@ -322,7 +324,7 @@ for _, pool in ipairs(created) do
 end
 for _, move in ipairs(moves) do
   emit(
-    now, new_version, 'class.remapped', 'class', digits(move.class), 'from', move.from, 'to', move.to, 'nodes', digits(move.nodes),
+    now, new_version, 'class.remapped', 'class', move.class, 'from', move.from, 'to', move.to, 'nodes', move.nodes_text,
     'reason', kind
   )
 end

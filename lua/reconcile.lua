@@ -27,7 +27,8 @@
 --   1 lease_ms         1..86400000: the lease that nodes get
 --   2 force            1 = even if another step ran within min_interval_ms
 --   3 expire           1..1000: nodes expired or released at most
---   4 scan             1..1000: classes looked at at most for use and damage, nodes audited at most
+--   4 scan             1..1000: classes looked at at most for use and damage, nodes audited at most; each node that the step expires
+--                      or releases leaves one less of both, down to one
 --   5 brake_permille   0..1000: share of the fleet beyond which the brake acts
 --   6 brake_floor      0..1000000: lapsed leases up to which it never acts
 --   7 brake_expire     1..1000: the same at most while it acts, or one in a hundred of the fleet if that is more
@@ -171,7 +172,9 @@ local function nodes_left(class)
   return class_nodes(class) - (members_gone[class] or 0)
 end
 
--- Classes: a slice in order of their numbers, so that steps take turns over all of them. Unused ones go.
+-- Classes: a slice in order of their numbers, so that steps take turns over all of them. Unused ones go. A step that has many nodes to
+-- expire looks at less: what it does altogether is what holds the store.
+local look = math.max(scan - #due, 1)
 local numbers = {}
 for class in pairs(pool_of) do
   if class > 0 then
@@ -181,11 +184,11 @@ end
 table.sort(numbers)
 local cursor, slice = tonumber(config.class_cursor) or 0, {}
 for _, class in ipairs(numbers) do
-  if class > cursor and #slice < scan then
+  if class > cursor and #slice < look then
     slice[#slice + 1] = class
   end
 end
-local class_cursor = #slice == scan and slice[#slice] or 0
+local class_cursor = #slice == look and slice[#slice] or 0
 local dropped, violations, users = {}, 0, {}
 for _, class in ipairs(slice) do
   local facts_json = redis.call('HGET', CLASS_FACTS, class)
@@ -262,7 +265,7 @@ end
 
 -- Audit a slice of the nodes.
 local node_cursor = tonumber(config.node_cursor) or 0
-local audited = redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + scan - 1, 'WITHSCORES')
+local audited = redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + look - 1, 'WITHSCORES')
 local audited_ids = {}
 for index = 1, #audited, 2 do
   audited_ids[#audited_ids + 1] = audited[index]
@@ -278,7 +281,7 @@ if #audited_ids > 0 then
     end
   end
 end
-node_cursor = #audited_ids == scan and node_cursor + scan or 0
+node_cursor = #audited_ids == look and node_cursor + look or 0
 
 local changed_pools = #changes > 0
 local new_version = changed_pools and version + 1 or version

@@ -1,29 +1,43 @@
--- Facts: what matching may look at. Canonical JSON on the wire, sets inside.
+-- Facts: what matching may look at. Canonical JSON on the wire; lists inside, and sets where something asks for them.
 
 local FACT_LISTS = { 'asr', 'semantic', 'tts', 'services' }
+local NO_ITEMS = {}
 
--- Facts with a set beside each list, or nil if the JSON is not facts.
-local function parse_facts(text)
+-- The items of one of the lists as a set. Made when it is first asked for: most classes are never held against most of their lists.
+local function set_of(facts, name)
+  local set = facts.sets[name]
+  if not set then
+    set = {}
+    for _, item in ipairs(facts[name]) do
+      set[item] = true
+    end
+    facts.sets[name] = set
+  end
+  return set
+end
+
+-- Facts as they are stored, or nil if the JSON is not facts.
+local function stored_facts(text)
   local facts = object(text)
   if not facts then
     return nil
   end
-  for _, name in ipairs(FACT_LISTS) do
-    local list = facts[name] or {}
+  for kind = 1, #FACT_LISTS do
+    local name = FACT_LISTS[kind]
+    local list = facts[name] or NO_ITEMS
     if type(list) ~= 'table' then
       return nil
     end
-    local set = {}
-    for _, item in ipairs(list) do
-      if type(item) ~= 'string' or set[item] then
+    for index = 1, #list do
+      if type(list[index]) ~= 'string' then
         return nil
       end
-      set[item] = true
     end
-    facts[name] = { list = list, set = set }
+    facts[name] = list
   end
-  facts.gpu_memory_gb = facts.gpu_memory_gb or {}
-  facts.labels = facts.labels or {}
+  facts.gpu_memory_gb = facts.gpu_memory_gb or NO_ITEMS
+  facts.labels = facts.labels or NO_ITEMS
+  facts.sets = {}
   if type(facts.gpu_memory_gb) ~= 'table' or type(facts.labels) ~= 'table' then
     return nil
   end
@@ -35,10 +49,26 @@ local function parse_facts(text)
   return facts
 end
 
+-- Facts as a node sends them: no list may name anything twice.
+local function parse_facts(text)
+  local facts = stored_facts(text)
+  for _, name in ipairs(facts and FACT_LISTS or NO_ITEMS) do
+    local seen = {}
+    for _, item in ipairs(facts[name]) do
+      if seen[item] then
+        return nil
+      end
+      seen[item] = true
+    end
+    facts.sets[name] = seen
+  end
+  return facts
+end
+
 -- Whether every language and service can be part of an entry of the capability index.
 local function are_indexable(facts)
   for _, name in ipairs(FACT_LISTS) do
-    for _, item in ipairs(facts[name].list) do
+    for _, item in ipairs(facts[name]) do
       if not string.match(item, '^[a-z0-9._-]+$') then
         return false
       end
@@ -50,8 +80,8 @@ end
 -- The languages that name a node's auto pool: those it translates; without any, those it speaks; then those it hears.
 local function languages_of(facts)
   for _, name in ipairs({ 'semantic', 'tts', 'asr' }) do
-    if #facts[name].list > 0 then
-      return facts[name].list
+    if #facts[name] > 0 then
+      return facts[name]
     end
   end
   return {}
@@ -76,7 +106,7 @@ local function capability_entries(facts, class)
   local entries = {}
   for _, name in ipairs(FACT_LISTS) do
     local prefix = name == 'services' and 'service' or name
-    for _, item in ipairs(facts[name].list) do
+    for _, item in ipairs(facts[name]) do
       entries[#entries + 1] = prefix .. ':' .. item .. suffix
     end
   end

@@ -5,27 +5,28 @@ local LANGUAGE_LISTS = { 'semantic', 'asr', 'tts' }
 local NOTHING = {}
 
 -- How a rule's language constraint fails, or nil.
-local function language_failure(rule, has)
+local function language_failure(rule, facts, name)
+  local set = set_of(facts, name)
   if rule.exact then
-    if #rule.exact ~= #has.list then
+    if #rule.exact ~= #facts[name] then
       return 'exact'
     end
     for _, code in ipairs(rule.exact) do
-      if not has.set[code] then
+      if not set[code] then
         return 'exact'
       end
     end
   end
   if rule.contains then
     for _, code in ipairs(rule.contains) do
-      if not has.set[code] then
+      if not set[code] then
         return 'contains'
       end
     end
   end
   if rule.any then
     for _, code in ipairs(rule.any) do
-      if has.set[code] then
+      if set[code] then
         return nil
       end
     end
@@ -38,7 +39,7 @@ end
 local function meets(match, facts, failed)
   for index = 1, #LANGUAGE_LISTS do
     local name = LANGUAGE_LISTS[index]
-    local mode = match[name] and language_failure(match[name], facts[name])
+    local mode = match[name] and language_failure(match[name], facts, name)
     if mode then
       if not failed then
         return false
@@ -48,7 +49,7 @@ local function meets(match, facts, failed)
   end
   local services = match.services or NOTHING
   for index = 1, #services do
-    if not facts.services.set[services[index]] then
+    if not set_of(facts, 'services')[services[index]] then
       if not failed then
         return false
       end
@@ -92,7 +93,7 @@ end
 local function missing_services(auto, facts)
   local missing = {}
   for _, service in ipairs(auto.require_services or {}) do
-    if not facts.services.set[service] then
+    if not set_of(facts, 'services')[service] then
       missing[#missing + 1] = service
     end
   end
@@ -104,7 +105,7 @@ end
 local function declared_pool(view, facts)
   local has, best = {}, nil
   for _, name in ipairs(FACT_LISTS) do
-    for _, item in ipairs(facts[name].list) do
+    for _, item in ipairs(facts[name]) do
       has[name .. ':' .. item] = true
     end
   end

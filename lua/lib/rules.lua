@@ -7,7 +7,7 @@ local function is_rule(match)
     return false
   end
   for _, name in ipairs(LANGUAGE_LISTS) do
-    local constraint = match[name] or {}
+    local constraint = match[name] or NOTHING
     if type(constraint) ~= 'table' then
       return false
     end
@@ -17,7 +17,7 @@ local function is_rule(match)
       end
     end
   end
-  local gpu = match.gpu or {}
+  local gpu = match.gpu or NOTHING
   if type(gpu) ~= 'table' then
     return false
   end
@@ -26,22 +26,22 @@ local function is_rule(match)
       return false
     end
   end
-  return is_string_list(match.services or {}) and is_string_list(match.labels or {})
+  return is_string_list(match.services or NOTHING) and is_string_list(match.labels or NOTHING)
 end
 
 -- How many constraints a rule has: the more, the more specific.
 local function specificity(match)
   local count = 0
   for _, name in ipairs(LANGUAGE_LISTS) do
-    for _ in pairs(match[name] or {}) do
+    for _ in pairs(match[name] or NOTHING) do
       count = count + 1
     end
   end
-  count = count + #(match.services or {})
-  for _ in pairs(match.gpu or {}) do
+  count = count + #(match.services or NOTHING)
+  for _ in pairs(match.gpu or NOTHING) do
     count = count + 1
   end
-  for _ in pairs(match.labels or {}) do
+  for _ in pairs(match.labels or NOTHING) do
     count = count + 1
   end
   return count
@@ -162,7 +162,7 @@ local function indexed_pool(view, facts)
   local best = first_match(view.undemanding, facts, nil)
   for kind = 1, #FACT_LISTS do
     local name = FACT_LISTS[kind]
-    local of_kind, list = index[name], facts[name].list
+    local of_kind, list = index[name], facts[name]
     for place = 1, #list do
       local pools = of_kind[list[place]]
       best = pools and first_match(pools, facts, best) or best

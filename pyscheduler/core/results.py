@@ -231,15 +231,15 @@ class ReconcileLimits:
 
     Args:
         expire: nodes expired or released at most, 1..1000.
-        scan: classes looked at at most, 1..1000.
+        scan: classes looked at at most, 1..1000, and nodes; less one for each node that is expired or released.
         brake_share: share of the fleet, 0..1, beyond which lapsed leases are not expired at full speed.
         brake_floor: number of lapsed leases below which the brake never acts.
         brake_expire: nodes expired or released at most in a call while the brake is on.
         min_interval_ms: a call within this time of the last one is skipped unless forced.
     """
 
-    expire: int = 200
-    scan: int = 256
+    expire: int = 100
+    scan: int = 128
     brake_share: float = 0.3
     brake_floor: int = 20
     brake_expire: int = 5

@@ -99,15 +99,15 @@ COSTS = {
 }
 
 CLOSURES = {
-    "bump_config_version": 54,
-    "check": 51,
-    "explain_node": 60,
-    "find_pools": 22,
+    "bump_config_version": 56,
+    "check": 53,
+    "explain_node": 62,
+    "find_pools": 24,
     "hold_node": 22,
     "list_nodes": 29,
     "list_pools": 8,
     "open_namespace": 12,
-    "reconcile": 53,
+    "reconcile": 55,
     "release_node": 15,
     "renew_instance": 10,
     "touch_nodes": 23,

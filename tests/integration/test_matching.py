@@ -256,6 +256,34 @@ async def test_a_declared_pool_owns_its_name(cell: Cell, label: dict[str, str]) 
     assert (await cell.register("c", facts=facts_of("en", "zh", labels=label))).pool == "en-zh"
 
 
+async def test_a_pool_that_does_not_say_what_it_needs_takes_its_classes_all_the_same(cell: Cell) -> None:
+    """A release before pools said so wrote it, or the rule demands nothing that can be said."""
+    quoted = {"zone": 'a "quoted" \\\\ path/to'}
+    await cell.allocator.sync(
+        document_of(
+            pool("plain", semantic={"contains": ["en"]}),
+            pool("quoted", labels=quoted),
+            pool("either", asr={"any": ["ja", "ko"]}),
+            pool("strong", gpu={"min_count": 2}),
+            auto=NO_AUTO,
+        )
+    )
+    stored = await cell.store.command("HGET", cell.store.key("pools"), "plain")
+    older = stored.replace('"needs":"semantic:en",', "")
+    assert older != stored
+    await cell.store.command("HSET", cell.store.key("pools"), "plain", older)
+    classes = {
+        "plain": facts_of("en"),
+        "quoted": facts(labels=quoted),
+        "either": facts(asr=("ko",)),
+        "strong": facts(gpu_memory_gb=(8, 8)),
+        None: facts(asr=("fr",)),
+    }
+    assert {name: (await cell.register(str(name), facts=of)).pool for name, of in classes.items()} == {
+        name: name for name in classes
+    }
+
+
 # --- explaining -------------------------------------------------------------------------------------------------------
 
 
