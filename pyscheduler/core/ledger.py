@@ -14,7 +14,7 @@ from pyscheduler.core.facts import Facts
 from pyscheduler.core.lifecycle import Lifecycle, StatusChange, Vitals
 from pyscheduler.core.limits import MAX_REASON_CHARS
 from pyscheduler.core.profile import NodeProfile, load_of, usage_of
-from pyscheduler.core.protocol import Frame, NodeHeartbeat
+from pyscheduler.core.protocol import Frame, NodeHeartbeat, ResourceUsage
 from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, Session
 
@@ -116,10 +116,14 @@ class Ledger:
         Raises:
             FrameError: see :meth:`NodeProfile.merged`; nothing has changed then.
         """
-        profile = self.profile.merged(frame)
-        self._usage, self._load = usage_of(frame), load_of(heartbeat)
-        self.profile = profile
-        vitals = Vitals(len(profile.gpus), heartbeat.resource_usage.gpu_percent, profile.running)
+        self.profile = self.profile.merged(frame)
+        self.beat_again(heartbeat.resource_usage, usage_of(frame), now_ms)
+
+    def beat_again(self, usage: ResourceUsage, usage_json: str, now_ms: int) -> None:
+        """A heartbeat that declares nothing is to be stored. ``usage_json``: see :func:`usage_of`."""
+        self._usage, self._load = usage_json, load_of(usage)
+        profile = self.profile
+        vitals = Vitals(len(profile.gpus), usage.gpu_percent, profile.running)
         self._note_change(self._lifecycle.on_heartbeat(vitals, now_ms))
         self._heartbeat_owed = True
         self._refused_digest = ""

@@ -53,6 +53,9 @@ MAX_SCHEMA_VERSION_CHARS = 32
 MAX_MESSAGE_BYTES = 1024 * 1024
 """One frame of a node."""
 
+MAX_REPEATED_CHARS = 16 * 1024
+"""Text of a heartbeat that is kept to know the next one by; a longer one is read as a whole each time."""
+
 MAX_DEPTH = 64
 """Objects and lists inside each other in one frame. The deepest message of the fleet has 6."""
 

@@ -15,11 +15,12 @@ from pyscheduler.core.canonical import canonical_json, short_digest
 from pyscheduler.core.facts import Facts
 from pyscheduler.core.languages import languages
 from pyscheduler.core.limits import MAX_RECORD_BYTES, MAX_USAGE_BYTES
-from pyscheduler.core.protocol import Frame, GpuInfo, NodeHeartbeat, NodeRegister, content_error
+from pyscheduler.core.protocol import Frame, GpuInfo, NodeHeartbeat, NodeRegister, ResourceUsage, content_error
 from pyscheduler.errors import InvalidInput
 
 _LISTS = ("installed_models", "installed_services", "capability_by_type", "capability_state")
 _SECTIONS = (*_LISTS, "language_capabilities")
+_METRICS = ("rerun_metrics", "processing_metrics", "asr_metrics")
 _LANGUAGE_LISTS = ("asr_languages", "tts_languages", "semantic_languages")
 
 _NO_LANGUAGE = frozenset({"", "*", "auto", "multi"})
@@ -92,12 +93,11 @@ class NodeProfile:
         return self if profile.digest == self.digest else profile
 
 
-def load_of(heartbeat: NodeHeartbeat) -> float:
+def load_of(usage: ResourceUsage) -> float:
     """How busy a node is, 0..1 in steps of 0.01.
 
     Waiting GPU work means fully busy: the client sends ``gpu_queue_length`` to say that it takes nothing more now.
     """
-    usage = heartbeat.resource_usage
     if usage.gpu_queue_length:
         return 1.0
     percent = usage.cpu_percent if usage.gpu_percent is None else usage.gpu_percent
@@ -111,14 +111,15 @@ def usage_of(frame: Frame) -> str:
     heartbeat.
     """
     assert isinstance(frame.body, NodeHeartbeat)
-    usage = dict(frame.raw["resource_usage"])
-    for metrics in ("rerun_metrics", "processing_metrics", "asr_metrics"):
-        if frame.raw.get(metrics) is not None:
-            usage[metrics] = frame.raw[metrics]
-    text = canonical_json(usage)
+    text = canonical_json({**frame.raw["resource_usage"], **metrics_of(frame)})
     if len(text) > MAX_USAGE_BYTES:
         text = canonical_json(frame.body.resource_usage.model_dump(exclude_none=True))
     return text
+
+
+def metrics_of(frame: Frame) -> dict[str, Any]:
+    """The members of a heartbeat that belong to its usage beside ``resource_usage``."""
+    return {name: frame.raw[name] for name in _METRICS if frame.raw.get(name) is not None}
 
 
 def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], schema_version: str | None) -> NodeProfile:

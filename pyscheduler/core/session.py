@@ -15,8 +15,6 @@ What the adapter promises:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 
 from pyscheduler.core import ids, protocol
@@ -38,11 +36,13 @@ from pyscheduler.core.codes import CloseCode, ErrorCode
 from pyscheduler.core.gate import AdmissionGate
 from pyscheduler.core.ids import shown
 from pyscheduler.core.ledger import Flight, Ledger
-from pyscheduler.core.lifecycle import Lifecycle, LifecyclePolicy
+from pyscheduler.core.lifecycle import Lifecycle
 from pyscheduler.core.limits import MAX_CLOSE_REASON_BYTES, MAX_REASON_CHARS, MAX_SHOWN_CHARS
 from pyscheduler.core.profile import NodeProfile
 from pyscheduler.core.protocol import Frame, FrameError, JobMessage, NodeError, NodeHeartbeat, NodeRegister
+from pyscheduler.core.repeat import Repeat
 from pyscheduler.core.results import NodeStatus, Registration, Session
+from pyscheduler.core.session_policy import SessionPolicy
 from pyscheduler.errors import (
     AdmissionChanged,
     InvalidInput,
@@ -72,33 +72,6 @@ _OUTAGE = "the scheduler's store cannot be reached; the node stays connected and
 _TAKEN_OVER = "another connection has taken over this node id"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionPolicy:
-    """What all sessions of a process share.
-
-    Args:
-        clock: wall-clock time in whole seconds, for ``node_status``.
-        new_node_id: makes an id for a node that has none.
-        admission: the admission policy as last seen; ``None``: not read yet. It may be out of date: nobody is refused
-            under it without reading it anew.
-        lifecycle: thresholds of the lifecycle.
-        registration_timeout_ms: a socket that has not registered within this time is closed.
-        silence_ms: a registered node that sends nothing for this time is closed. Longer than the lease, so that a late
-            heartbeat finds its socket open.
-        retry_ms: time after which a failed store call is repeated if nothing else has caused it by then.
-        max_bad_frames: refused frames in a row after which the socket is closed.
-    """
-
-    clock: Callable[[], int]
-    new_node_id: Callable[[], str]
-    admission: AdmissionPolicy | None = None
-    lifecycle: LifecyclePolicy = field(default_factory=LifecyclePolicy)
-    registration_timeout_ms: int = 30_000
-    silence_ms: int = 135_000
-    retry_ms: int = 15_000
-    max_bad_frames: int = 1000
-
-
 class _Phase(Enum):
     OPEN = "open"
     CLOSING = "closing"  # we have asked for the close, or the socket is gone and a store call is still in flight
@@ -126,6 +99,7 @@ class NodeSession:
         "_policy",
         "_pushed",
         "_release_reason",
+        "_repeat",
         "_version",
         "heard_ms",
         "session_id",
@@ -142,6 +116,7 @@ class NodeSession:
         self._bad_frames = 0
         self._bad_in_a_row = 0
         self._other_id_noted = False
+        self._repeat: Repeat | None = None
         self._ledger: Ledger | None = None  # from the first good registration on
         self._gate = AdmissionGate(policy.admission)
         self._pushed: tuple[NodeStatus, str | None, int | None] | None = None
@@ -181,11 +156,18 @@ class NodeSession:
         if self.closed:
             return []
         self.heard_ms = now_ms
+        repeat, ledger = self._repeat, self._ledger
+        if repeat is not None and ledger is not None and isinstance(text, str) and (told := repeat.read(text)):
+            ledger.beat_again(*told, now_ms)
+            self._bad_in_a_row = 0
+            return self._next()
         try:
             frame = protocol.parse_frame(text)
             actions = self._on_frame(frame, now_ms)
         except FrameError as error:
             return self._bad(error)
+        if isinstance(frame.body, NodeHeartbeat) and isinstance(text, str) and self._ledger is not None:
+            self._repeat = Repeat.of(text, frame)
         self._bad_in_a_row = 0
         return actions
 
@@ -235,6 +217,7 @@ class NodeSession:
             node_id = ids.node_id(self._policy.new_node_id() if body.node_id is None else body.node_id)
             ledger = self._ledger = Ledger(node_id, profile, Lifecycle(self._policy.lifecycle, now_ms))
         ledger.registered(profile)
+        self._repeat = None  # what a heartbeat declared may no longer be in force
         self._gate.asks()
         return self._next()
 

@@ -459,7 +459,7 @@ def test_load(usage: dict[str, object], load: float) -> None:
     message = heartbeat(resource_usage={"mem_percent": 1, "running_jobs": 0, **usage})
     body = parse_frame(json.dumps(message)).body
     assert isinstance(body, NodeHeartbeat)
-    assert load_of(body) == load
+    assert load_of(body.resource_usage) == load
 
 
 def test_usage_is_what_was_sent_with_its_metrics_and_bounded() -> None:
@@ -554,7 +554,7 @@ def read(frame: str | bytes) -> None:
             NodeProfile.registered(parsed)
         elif isinstance(parsed.body, NodeHeartbeat):
             profile(HEAD.register()).merged(parsed)
-            assert 0 <= load_of(parsed.body) <= 1
+            assert 0 <= load_of(parsed.body.resource_usage) <= 1
             assert len(usage_of(parsed)) <= 4096
     except FrameError as error:
         failure = error

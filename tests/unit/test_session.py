@@ -1119,3 +1119,24 @@ def test_a_session_holds_no_more_after_many_messages() -> None:
 
 def test_error_codes_are_those_that_the_fleet_knows() -> None:
     assert len(ErrorCode) == 21
+
+
+# --- repeats of a heartbeat ------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_with_another_load_renews_the_lease_with_it() -> None:
+    socket = ready()
+    loads = []
+    for percent in (20.0, 20.0, 70.0):
+        action = store_action(socket.send(beat(gpu_percent=percent)))
+        assert isinstance(action, Touch)
+        loads.append(action.load)
+        socket.succeed()
+    assert loads == [0.2, None, 0.7]
+
+
+def test_a_heartbeat_from_before_a_registration_declares_again_after_it() -> None:
+    socket = ready()
+    socket.send(HEAD.register(State(languages=("fr",))))
+    socket.settle()
+    assert isinstance(store_action(socket.send(beat())), Update)

@@ -1,0 +1,135 @@
+"""A repeat of a heartbeat is read as the whole of it would be, or not as a repeat at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyscheduler.core.limits import MAX_REPEATED_CHARS
+from pyscheduler.core.profile import usage_of
+from pyscheduler.core.protocol import FrameError, NodeHeartbeat, ResourceUsage, parse_frame
+from pyscheduler.core.repeat import Repeat
+from tests.fixtures.clients import HEAD
+
+MESSAGE = HEAD.heartbeat("node-1")
+TEXT = json.dumps(MESSAGE)
+
+
+def learned(text: str = TEXT) -> Repeat | None:
+    return Repeat.of(text, parse_frame(text))
+
+
+def read(text: str, repeat: Repeat | None = None) -> tuple[ResourceUsage, str] | None:
+    repeat = repeat or learned()
+    assert repeat is not None
+    return repeat.read(text)
+
+
+def with_usage(usage: str) -> str:
+    found, count = re.subn(r'(?<="resource_usage": )\{[^}]*\}', lambda _: usage, TEXT)
+    assert count == 1
+    return found
+
+
+def agrees(text: str, told: tuple[ResourceUsage, str]) -> bool:
+    frame = parse_frame(text)
+    assert isinstance(frame.body, NodeHeartbeat)
+    return told == (frame.body.resource_usage, usage_of(frame))
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, -0.0, 1e16, 1e-7, 1e22, 5e-324, 1e9, 2**32 - 1, 2**32, 10**20]),
+)
+FIELDS = list(ResourceUsage.model_fields)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*FIELDS, "new"]), NUMBERS),
+    st.fixed_dictionaries(dict.fromkeys(FIELDS, st.floats(0, 100))) | st.just({}),
+    st.integers(-(10**20), 10**20),
+)
+def test_whatever_is_read_as_a_repeat_is_read_the_same_as_a_whole(
+    some: dict[str, Any], all_: dict[str, Any], timestamp: int
+) -> None:
+    usage = {**MESSAGE["resource_usage"], **all_, **some}
+    text = json.dumps({**MESSAGE, "timestamp": timestamp, "resource_usage": usage})
+    told = read(text)
+    assert told is None or agrees(text, told)
+
+
+@given(st.floats(-1e9, 1e9), st.integers(0, 2**32 - 1), st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_are_the_same_to_the_last_digit(percent: float, jobs: int, other: float) -> None:
+    usage = {"cpu_percent": percent, "mem_percent": other % 100, "gpu_percent": None, "running_jobs": jobs}
+    text = with_usage(json.dumps(usage))
+    told = read(text)
+    assert told is not None
+    assert agrees(text, told)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0, "running_jobs": 0}',
+        '{"cpu_percent": NaN, "mem_percent": 1, "running_jobs": 0}',
+        '{"cpu_percent": 1e999, "mem_percent": 1, "running_jobs": 0}',
+        '{"cpu_percent": 01, "mem_percent": 1, "running_jobs": 0}',
+        '{"cpu_percent": "1", "mem_percent": 1, "running_jobs": 0}',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": -1}',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 123456789012345678901}',
+        '{"cpu_percent": 1, "mem_percent": 1}',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0,}',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0} {}',
+        '{"cpu_percent": 1, "mem_percent": 1, "running_jobs": true}',
+        "null",
+    ],
+)
+def test_what_is_to_be_refused_is_no_repeat(usage: str) -> None:
+    assert read(with_usage(usage)) is None
+    with pytest.raises(FrameError):
+        parse_frame(with_usage(usage))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT + " ",
+        TEXT[:-1],
+        TEXT.replace("node-1", "node-2"),
+        TEXT.replace("asr", "asR"),
+        TEXT.replace('"timestamp": 1', '"timestamp": "1"'),
+        with_usage('{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0, "temperature": 1}'),
+        with_usage('{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0, "x": "\\u0065"}'),
+        with_usage('{"cpu_percent": 1, "mem_percent": 1, "running_jobs": 0, "x": {}}'),
+        "",
+    ],
+)
+def test_what_differs_elsewhere_is_no_repeat(text: str) -> None:
+    assert read(text) is None
+
+
+def test_its_metrics_are_part_of_its_usage_each_time() -> None:
+    message = {**MESSAGE, "asr_metrics": {"b": [1.0, None], "a": "é"}, "rerun_metrics": {}, "processing_metrics": None}
+    text = json.dumps(message)
+    told = read(text, learned(text))
+    assert told is not None
+    assert agrees(text, told)
+    assert json.loads(told[1])["asr_metrics"] == message["asr_metrics"]
+
+
+def test_what_is_too_long_or_in_another_order_is_not_kept() -> None:
+    long = json.dumps({**MESSAGE, "x": "y" * MAX_REPEATED_CHARS})
+    turned = json.dumps({name: MESSAGE[name] for name in reversed(MESSAGE)})
+    full = json.dumps({**MESSAGE, "asr_metrics": {"x": "y" * 4096}})
+    assert learned(long) is None
+    assert learned(turned) is None
+    assert read(full, learned(full)) is None  # its usage is shortened, which is left to the whole reading
