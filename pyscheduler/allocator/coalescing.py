@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from pyscheduler.errors import (
@@ -21,6 +21,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _Waiting(Generic[Item, Result]):
+    __slots__ = ("_done", "item")
+
+    def __init__(self, item: Item, done: Callable[[Result | PyschedulerError], None]) -> None:
+        self.item = item
+        self._done: Callable[[Result | PyschedulerError], None] | None = done
+
+    def tell(self, outcome: Result | PyschedulerError) -> None:
+        """Hand out the outcome, once: what fails in the middle of a batch must not tell those who know already."""
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
+
+
 class Coalescer(ABC, Generic[Item, Result]):
     """Collects calls and sends them in batches, one batch at a time; a lone one leaves at once."""
 
@@ -31,7 +45,8 @@ class Coalescer(ABC, Generic[Item, Result]):
     max_waiting: ClassVar[int]
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._closed = False
         self._sender: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -42,19 +57,43 @@ class Coalescer(ABC, Generic[Item, Result]):
     async def send(self, batch: Sequence[Item]) -> list[Result | PyschedulerError]:
         """Sends a batch. Returns the outcomes, in order, of as many as were taken: one at least."""
 
-    def add(self, item: Item) -> asyncio.Future[Result]:
-        """A future of the result. It fails with the outcome of the item, or with what the store failed with."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if len(self._waiting) >= self.max_waiting:
-            future.set_exception(LimitExceeded(f"{self.max_waiting} {self.what} already wait for the store"))
-            return future
-        self._waiting.append((item, future))
+    def add(self, item: Item, done: Callable[[Result | PyschedulerError], None]) -> None:
+        """Sends an item with the next batch.
+
+        Args:
+            item: what to send.
+            done: gets the outcome, or what the store failed with: later, not within this call. Must not raise.
+        """
+        error: PyschedulerError | None = None
+        if self._closed:
+            error = StoreUnavailable("the store is closed")
+        elif len(self._waiting) >= self.max_waiting:
+            error = LimitExceeded(f"{self.max_waiting} {self.what} already wait for the store")
+        if error is not None:
+            asyncio.get_running_loop().call_soon(done, error)
+            return
+        self._waiting.append(_Waiting(item, done))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send_all(), name=f"pyscheduler-{self.what}")
-        return future
+
+    async def outcome(self, item: Item) -> Result:
+        """Sends an item with the next batch and waits for its outcome; raises it if it is an error."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Result | PyschedulerError) -> None:
+            if future.done():
+                return  # the caller was cancelled
+            if isinstance(outcome, PyschedulerError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.add(item, done)
+        return await future
 
     async def aclose(self) -> None:
         """Ends the sending; what waits ends with StoreUnavailable, what is under way with OutcomeUnknown."""
+        self._closed = True
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
@@ -75,17 +114,17 @@ class Coalescer(ABC, Generic[Item, Result]):
                 _fail(batch, StoreError(f"{self.what} failed: {error!r}"))
                 raise
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _take(self) -> list[_Waiting[Item, Result]]:
         batch = [self._waiting.popleft()]
-        items = [batch[0][0]]
-        while self._waiting and len(batch) < self.max_batch and self.joins(items, self._waiting[0][0]):
+        items = [batch[0].item]
+        while self._waiting and len(batch) < self.max_batch and self.joins(items, self._waiting[0].item):
             batch.append(self._waiting.popleft())
-            items.append(batch[-1][0])
+            items.append(batch[-1].item)
         return batch
 
-    async def _send(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _send(self, batch: list[_Waiting[Item, Result]]) -> None:
         try:
-            outcomes = await self.send([item for item, _ in batch])
+            outcomes = await self.send([one.item for one in batch])
         except StoreUnavailable:
             raise
         except (InvalidInput, StoreError):
@@ -96,19 +135,13 @@ class Coalescer(ABC, Generic[Item, Result]):
                 try:
                     await self._send([one])
                 except PyschedulerError as error:
-                    _fail([one], error)
+                    one.tell(error)
             return
-        for (_, future), outcome in zip(batch, outcomes, strict=False):
-            if future.done():
-                continue
-            if isinstance(outcome, PyschedulerError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        for one, outcome in zip(batch, outcomes, strict=False):
+            one.tell(outcome)
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
 
 
-def _fail(batch: Iterable[tuple[Item, asyncio.Future[Result]]], error: PyschedulerError) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+def _fail(batch: Iterable[_Waiting[Item, Result]], error: PyschedulerError) -> None:
+    for one in batch:
+        one.tell(error)

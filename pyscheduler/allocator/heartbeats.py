@@ -12,7 +12,7 @@ from pyscheduler.errors import PyschedulerError, SessionLost
 from pyscheduler.scripts import calls
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Heartbeat:
     """One heartbeat; ``load`` and ``usage`` are empty while they are what they were."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pyscheduler.allocator.heartbeats import Heartbeat, Heartbeats
 from pyscheduler.allocator.namespace import Namespace, unexpected
 from pyscheduler.allocator.replies import STATUS_LETTERS, holds_of
@@ -15,6 +17,7 @@ from pyscheduler.errors import (
     InvalidInput,
     LimitExceeded,
     NotFound,
+    PyschedulerError,
 )
 from pyscheduler.scripts import calls
 from pyscheduler.store import Store, encodable
@@ -125,7 +128,7 @@ class Nodes(Namespace):
         takeover: bool,
         reason: str,
     ) -> Registration:
-        return await self._upserts.add(
+        return await self._upserts.outcome(
             calls.upsert_node_to_pool(
                 node_id=ids.node_id(node_id),
                 session_id=session_id,
@@ -176,9 +179,27 @@ class Nodes(Namespace):
             json_object(usage, what="usage", max_bytes=MAX_USAGE_BYTES)
             if not usage.startswith("{") or not encodable(usage):
                 raise InvalidInput("usage must be Unicode text that begins with the brace of its JSON object")
-        return await self._heartbeats.add(
-            Heartbeat(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
-        )
+        return await self._heartbeats.outcome(_heartbeat(session, lease_ms, load, usage))
+
+    def heartbeat_soon(
+        self,
+        session: Session,
+        *,
+        lease_ms: int,
+        load: float | None,
+        usage: str | None,
+        done: Callable[[int | PyschedulerError], None],
+    ) -> None:
+        """What :meth:`heartbeat` does, without a task or a future, for a caller with many nodes.
+
+        Args:
+            session: the session, as last returned.
+            lease_ms: as there.
+            load: as there; not checked.
+            usage: as there, as canonical JSON; not checked.
+            done: gets the config version, or the error that :meth:`heartbeat` would raise, later. Must not raise.
+        """
+        self._heartbeats.add(_heartbeat(session, lease_ms, load, usage), done)
 
     async def release(self, session: Session, *, grace_ms: int, reason: str) -> bool:
         """Says that a socket closed.
@@ -241,6 +262,10 @@ class Nodes(Namespace):
             case "HOLDS_FULL":
                 raise LimitExceeded(f"the bound of {reply.text()} holds is reached")
         raise unexpected(reply)
+
+
+def _heartbeat(session: Session, lease_ms: int, load: float | None, usage: str | None) -> Heartbeat:
+    return Heartbeat(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
 
 
 def _reason(text: str) -> str:

@@ -157,6 +157,20 @@ class Ledger:
         return self.flight is None and self._blocked_ms is None
 
     @property
+    def only_renews(self) -> bool:
+        """Whether a touch is in flight and, as things stand, nothing but another one is to follow it."""
+        flight, known = self.flight, self._known
+        return (
+            flight is not None
+            and isinstance(flight.action, Touch)
+            and known is not None
+            and not self._ack_owed
+            and not self._register_due
+            and self.profile.digest == known.digest
+            and self.status is known.status
+        )
+
+    @property
     def begins(self) -> bool:
         """Whether the next call begins the node's session, which is when admission applies."""
         return self._register_due and self.session is None

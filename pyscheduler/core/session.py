@@ -145,6 +145,11 @@ class NodeSession:
         return self._ledger is not None and self._ledger.flight is not None
 
     @property
+    def only_renews(self) -> bool:
+        """True while a touch is in flight and nothing is due that messages to come might pass over."""
+        return self._ledger is not None and self._ledger.only_renews
+
+    @property
     def closed(self) -> bool:
         """True from a ``Close`` or the socket's end on."""
         return self._phase is not _Phase.OPEN

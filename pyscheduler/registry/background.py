@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pyscheduler.core.results import ReconcileLimits, ReconcileReport
 from pyscheduler.errors import PyschedulerError, StoreUnavailable
-from pyscheduler.registry.connection import Shared
+from pyscheduler.registry.shared import Shared
 
 _JITTER = 0.2
 _BUSY_SHARE = 0.1

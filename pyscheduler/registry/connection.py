@@ -2,19 +2,18 @@
 
 The machine says what to do, in order; this module does it and reports the outcomes back. Three parties feed a
 connection: its reader (frames), the process's timer (deadlines) and the background work (what the store says). All of
-them only append actions; one runner at a time executes them, so there is never more than one store call in flight for
-a socket, and a reader that waits for the runner is the backpressure.
+them only append actions, which are executed one after the other, so there is never more than one store call in flight
+for a socket, and a reader that waits until all is done is the backpressure. Heartbeats that only renew the lease are
+most of what happens: they need no task, and the reader does not wait for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from pyscheduler.core.admission import AdmissionPolicy
 from pyscheduler.core.codes import CloseCode
@@ -28,7 +27,6 @@ from pyscheduler.core.session import (
     Register,
     Release,
     Send,
-    SessionPolicy,
     StoreAction,
     Touch,
     Update,
@@ -42,21 +40,16 @@ from pyscheduler.errors import (
     SessionLost,
     StoreUnavailable,
 )
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from pyscheduler.allocator import Allocator
-    from pyscheduler.registry.metrics import Metrics
-    from pyscheduler.registry.sockets import Sockets
+from pyscheduler.registry.shared import Shared, now_ms
 
 MAX_QUEUED_ACTIONS: Final = 256
 """Actions that wait for a transport that does not move; beyond them the socket is cut."""
 
+_INTERNAL_ERROR: Final = 1011
 _NOTE_BURST: Final = 32
 _NOTES_PER_SECOND: Final = 1.0
 
-_CALL_NAMES: Final = {ReadAdmission: "admission", Register: "register", Update: "update", Touch: "heartbeat"}
+_CALL_NAMES: Final = {ReadAdmission: "admission", Register: "register", Update: "update"}
 
 
 class Transport(Protocol):
@@ -72,51 +65,6 @@ class Transport(Protocol):
         """Drop the socket at once, with whatever is still to be sent."""
 
 
-def now_ms() -> int:
-    """The process's monotonic clock, in ms."""
-    return time.monotonic_ns() // 1_000_000
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all connections of a process share.
-
-    Args:
-        allocator: the store.
-        sockets: the process's table of sockets.
-        metrics: counters.
-        log: the log.
-        instance: id of this process.
-        policy: session policy; its admission part follows the store.
-        lease_ms: lease of a node, in ms.
-        grace_ms: reconnect grace, in ms.
-        send_timeout_ms: how long one message may take to leave, in ms.
-        takeover: whether a newcomer with the id of a live node displaces it.
-    """
-
-    allocator: Allocator
-    sockets: Sockets
-    metrics: Metrics
-    log: FilteringBoundLogger
-    instance: str
-    policy: SessionPolicy
-    lease_ms: int
-    grace_ms: int
-    send_timeout_ms: int
-    takeover: bool
-    _opened: int = field(default=0, init=False)
-
-    def new_session_id(self) -> str:
-        """A name for one socket's tenure that no other process and no later start of this one can make again."""
-        self._opened += 1
-        return f"{self.instance}:{self._opened}:{secrets.token_hex(4)}"
-
-    def learn_admission(self, policy: AdmissionPolicy) -> None:
-        """Later sockets begin with the admission policy that was seen last."""
-        if policy != self.policy.admission:
-            self.policy = replace(self.policy, admission=policy)
-
-
 class Connection:
     """One node socket.
 
@@ -124,31 +72,39 @@ class Connection:
         shared: see :class:`Shared`.
         transport: the socket.
         peer: the address of the other side, for the log.
+        when_ready: called when the reader may go on that was told to wait.
     """
 
     __slots__ = (
         "__weakref__",
         "_actions",
+        "_busy",
+        "_failing",
         "_load",
-        "_lock",
         "_notes_at_ms",
         "_notes_left",
         "_notes_lost",
+        "_reader_waits",
+        "_resting",
         "_runner",
         "_sending_since_ms",
         "_session",
         "_shared",
+        "_touch_load",
+        "_touched_at",
         "_transport",
         "_transport_gone",
         "machine",
         "node_class",
         "peer",
         "pool",
+        "when_ready",
     )
 
-    def __init__(self, shared: Shared, transport: Transport, peer: str) -> None:
+    def __init__(self, shared: Shared, transport: Transport, peer: str, when_ready: Callable[[], None]) -> None:
         self.machine = NodeSession(shared.new_session_id(), shared.policy, now_ms())
         self.peer = peer
+        self.when_ready = when_ready
         self.node_class: int | None = None
         self.pool: str | None = None
         self._shared = shared
@@ -157,8 +113,13 @@ class Connection:
         self._session: Session | None = None
         self._load = 0.0
         self._actions: deque[Action] = deque()
-        self._lock = asyncio.Lock()
+        self._busy = False
+        self._touched_at = 0.0
+        self._touch_load: float | None = None
+        self._reader_waits = False
+        self._resting: list[asyncio.Future[None]] = []
         self._runner: asyncio.Task[None] | None = None
+        self._failing: asyncio.Task[None] | None = None
         self._sending_since_ms: int | None = None
         self._notes_left = float(_NOTE_BURST)
         self._notes_at_ms = now_ms()
@@ -187,23 +148,41 @@ class Connection:
 
     # --- the reader --------------------------------------------------------------------------------------------------
 
-    async def on_text(self, text: str) -> None:
-        """A text frame came. Returns when everything that it led to is done: read the next one only then."""
-        await self._do(self.machine.on_text(text, now_ms()))
+    def on_text(self, text: str) -> bool:
+        """A text frame came.
 
-    async def on_binary(self) -> None:
-        """A binary frame came."""
-        await self._do(self.machine.on_binary(now_ms()))
+        Returns:
+            Whether the next frame may come now. If not, ``when_ready`` is called once it may, when everything that this
+            one led to is done. A heartbeat that only renews the lease holds nothing up: what comes while it is on its
+            way to the store is part of the next one, or waits for its turn.
+        """
+        return self._read(self.machine.on_text(text, now_ms()))
 
-    async def on_oversize(self, size: int) -> None:
-        """A frame of ``size`` bytes came, more than a message may have."""
-        await self._do(self.machine.on_oversize(size, now_ms()))
+    def on_binary(self) -> bool:
+        """A binary frame came. Returns what :meth:`on_text` does."""
+        return self._read(self.machine.on_binary(now_ms()))
+
+    def on_oversize(self, size: int) -> bool:
+        """A frame of ``size`` bytes came, more than a message may have. Returns what :meth:`on_text` does."""
+        return self._read(self.machine.on_oversize(size, now_ms()))
 
     async def on_closed(self, reason: str = "") -> None:
         """The socket is closed. Returns when the node is released, or cannot be."""
         self._transport_gone = True
-        await self._do(self.machine.on_close(now_ms(), reason))
+        self._do(self.machine.on_close(now_ms(), reason))
+        await self.rest()
         self._tell_lost_notes()
+
+    def fail(self, error: Exception) -> None:
+        """A defect of ours: say so, and close the socket."""
+        self._shared.log.error("connection_defect", node_id=self.node_id, peer=self.peer, exc_info=error)
+        self._failing = asyncio.create_task(self._close_quietly(), name="pyscheduler-connection")
+
+    async def _close_quietly(self) -> None:
+        try:
+            await self._transport.close(_INTERNAL_ERROR, "internal error")
+        except (OSError, RuntimeError):
+            self._transport.abort()
 
     # --- timer and background ----------------------------------------------------------------------------------------
 
@@ -213,16 +192,16 @@ class Connection:
         if since is not None and now - since >= self._shared.send_timeout_ms:
             self._cut("peer_does_not_read")
             return
-        self._start(self.machine.on_tick(now))
+        self._do(self.machine.on_tick(now))
 
     def taken_over(self) -> None:
         """Another socket has this node id now."""
-        self._start(self.machine.on_taken_over(now_ms()))
+        self._do(self.machine.on_taken_over(now_ms()))
 
     def on_state(self, state: NodeState) -> None:
         """What the store says of the node."""
         self.node_class, self.pool = state.node_class, state.pool
-        self._start(self.machine.on_state(state.status, state.pool, state.pool_id, state.version, now_ms()))
+        self._do(self.machine.on_state(state.status, state.pool, state.pool_id, state.version, now_ms()))
 
     async def put_back(self) -> bool:
         """The store has lost the node: register it again under its epoch.
@@ -230,13 +209,15 @@ class Connection:
         Returns:
             Whether the node is registered afterwards.
         """
-        await self._do(self.machine.resume(now_ms()))
+        self._do(self.machine.resume(now_ms()))
+        await self.rest()
         return self.machine.session is not None
 
     async def shut_down(self) -> None:
         """The process stops: release the node, then close the socket so that the node goes elsewhere."""
         actions = self.machine.on_close(now_ms(), "server_restart")
-        await self._do([*actions, Close(CloseCode.SERVER_RESTART, "server restart")])
+        self._do([*actions, Close(CloseCode.SERVER_RESTART, "server restart")])
+        await self.rest()
 
     def abort(self) -> None:
         """Drop the socket at once."""
@@ -245,36 +226,66 @@ class Connection:
 
     # --- the runner --------------------------------------------------------------------------------------------------
 
-    async def _do(self, actions: list[Action]) -> None:
-        self._actions.extend(actions)
-        if self._actions or self._lock.locked():
-            await self._run()
-
-    def _start(self, actions: list[Action]) -> None:
-        if not actions:
-            return
+    def _do(self, actions: list[Action]) -> None:
+        """Queue actions, and begin if nothing is under way."""
         self._actions.extend(actions)
         if len(self._actions) > MAX_QUEUED_ACTIONS:
             self._cut("too_much_to_send")
-        elif not self._lock.locked() and (self._runner is None or self._runner.done()):
-            self._runner = asyncio.create_task(self._run(), name="pyscheduler-connection")
+        if not self._busy and self._actions:
+            self._go_on()
+
+    def _read(self, actions: list[Action]) -> bool:
+        self._do(actions)
+        self._reader_waits = not self._may_read
+        return not self._reader_waits
+
+    @property
+    def _may_read(self) -> bool:
+        return not self._busy or (not self._actions and self.machine.only_renews)
+
+    def _go_on(self) -> None:
+        """Execute what is queued: a touch has its outcome called back, a task does the rest up to the next touch."""
+        self._busy = bool(self._actions)
+        if self._busy:
+            if isinstance(first := self._actions[0], Touch):
+                self._actions.popleft()
+                self._touch(first)
+            else:
+                self._runner = asyncio.create_task(self._run(), name="pyscheduler-connection")
+        else:
+            self._runner = None
+            while self._resting:
+                if not (future := self._resting.pop()).done():
+                    future.set_result(None)
+        if self._reader_waits and self._may_read:
+            self._reader_waits = False
+            self.when_ready()
 
     async def _run(self) -> None:
-        async with self._lock:
-            while self._actions:
+        actions = self._actions
+        try:
+            while actions and not isinstance(actions[0], Touch):
                 # An outcome's actions come before what was queued meanwhile: they belong to the action before.
-                self._actions.extendleft(reversed(await self._execute(self._actions.popleft())))
+                actions.extendleft(reversed(await self._execute(actions.popleft())))
+        except Exception as error:
+            self.fail(error)
+        self._go_on()
+
+    async def rest(self) -> None:
+        """Returns when everything that is queued is done."""
+        if self._busy:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._resting.append(future)
+            await future
 
     async def _execute(self, action: Action) -> list[Action]:
         match action:
-            case Touch():
-                return await self._call(action, self._touch(action), self.machine.on_touch_failed)
             case Register():
-                return await self._call(action, self._register(action), self.machine.on_refused)
+                return await self._call(action, self._register(action))
             case Update():
-                return await self._call(action, self._update(action), self.machine.on_refused)
+                return await self._call(action, self._update(action))
             case ReadAdmission():
-                return await self._call(action, self._read_admission(), self.machine.on_refused)
+                return await self._call(action, self._read_admission())
             case Send(text=text):
                 await self._send(text)
             case Close(code=code, reason=reason):
@@ -289,8 +300,8 @@ class Connection:
         self,
         action: StoreAction,
         call: Awaitable[list[Action]],
-        failed: Callable[[PyschedulerError, int], list[Action]],
     ) -> list[Action]:
+        failed = self.machine.on_refused
         name = _CALL_NAMES[type(action)]
         metrics, started, outcome = self._shared.metrics, time.perf_counter(), "ok"
         try:
@@ -359,16 +370,35 @@ class Connection:
                 loser.taken_over()
         return actions
 
-    async def _touch(self, action: Touch) -> list[Action]:
+    def _touch(self, action: Touch) -> None:
         load = action.load
         if load is None and action.usage is not None:
             load = self._load  # the store takes usage together with its load only
-        version = await self._shared.allocator.heartbeat(
-            self._held(), lease_ms=self._shared.lease_ms, load=load, usage=action.usage
+        self._touch_load, self._touched_at = load, time.perf_counter()
+        shared, session = self._shared, self._session
+        if session is None:
+            asyncio.get_running_loop().call_soon(self._on_touched, PyschedulerError("no session to act for"))
+            return
+        shared.allocator.heartbeat_soon(
+            session, lease_ms=shared.lease_ms, load=load, usage=action.usage, done=self._on_touched
         )
-        if load is not None:
-            self._load = load
-        return self.machine.on_touched(version, now_ms())
+
+    def _on_touched(self, outcome: int | PyschedulerError) -> None:
+        metrics = self._shared.metrics
+        metrics.observe_heartbeat(time.perf_counter() - self._touched_at)
+        try:
+            if isinstance(outcome, int):
+                if self._touch_load is not None:
+                    self._load = self._touch_load
+                metrics.count_heartbeat()
+                actions = self.machine.on_touched(outcome, now_ms())
+            else:
+                metrics.store_calls.labels("heartbeat", _outcome(outcome)).inc()
+                actions = self.machine.on_touch_failed(outcome, now_ms())
+            self._actions.extendleft(reversed(actions))
+        except Exception as error:
+            self.fail(error)
+        self._go_on()
 
     def _held(self) -> Session:
         if self._session is None:

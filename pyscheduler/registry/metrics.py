@@ -57,6 +57,10 @@ class Metrics:
             registry=registry,
             buckets=_CALL_SECONDS,
         )
+        # What every heartbeat counts, looked up once.
+        self.count_text = self.frames.labels("text").inc
+        self.count_heartbeat = self.store_calls.labels("heartbeat", "ok").inc
+        self.observe_heartbeat = self.store_seconds.labels("heartbeat").observe
         # Background work.
         self.events = counter("events", "Events of the namespace that this process has seen, by type.", "type")
         self.events_lost = counter(

@@ -9,23 +9,28 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]
 from websockets.http11 import Request
+from websockets.protocol import State
 
 from pyscheduler.core.codes import CloseCode
-from pyscheduler.registry.connection import Connection, Shared, now_ms
+from pyscheduler.registry.connection import Connection
+from pyscheduler.registry.shared import Shared, now_ms
 
 NODE_PATH: Final = "/ws/node"
 
 MAX_FRAGMENTS: Final = 4096
 """Fragments that a message may come in."""
 
-_ABORT: Final = "pyscheduler.abort"
+_PROTOCOL: Final = "pyscheduler.protocol"
+_WHOLE_TEXT: Final = 0x81
+_NOT_UTF_8: Final = 1007
+_MESSAGES_A_TURN: Final = 32
 _TICK_SLICE: Final = 500
-_INTERNAL_ERROR: Final = 1011
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,19 +38,110 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class NodeSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which also lets the application drop the socket, and bounds what a peer makes it hold.
+    """uvicorn's protocol, with a shorter way for messages, and with bounds on what a peer makes it hold.
 
-    Closing waits until the peer has read everything. One that has stopped reading would keep its socket for minutes.
+    Its application gets messages from ``deliver``, called for each one, in place of an event in a queue for a task.
+    A text frame that is whole is taken from the bytes directly; all others, and every fault, are left to the parser.
+    The application can also drop the socket: closing waits until the peer has read everything, so that one that has
+    stopped reading would keep its socket for minutes.
     """
 
     _pongs = b""
+    _head = b""
+    """Beginning of a frame, too short to tell its length."""
+    _owed = 0
+    """Bytes of a frame that the parser has a part of."""
+    _frames_begin = True
+    deliver: Callable[[str | bytes], bool] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._inbox: list[str | bytes] = []
+        """What has come and is not delivered, the next one first: at most what one read of the socket brought."""
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self.handshake_complete and self._frames_begin:
+            self._take(self._head + data if self._head else data)
+            return
+        # A client that sends frames before it has its answer: the parser alone knows how far it is in them.
+        self._frames_begin = not self.handshake_initiated
+        self._parse(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
             # uvicorn leaves a request that cannot be read without an answer.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+
+    def _take(self, data: bytes) -> None:
+        """Frames, from the end of one or the middle of one whose rest the parser is owed."""
+        self._head = b""
+        at, end = min(self._owed, len(data)), len(data)
+        if at:
+            self._owed -= at
+            self._parse(data[:at])
+        while at < end:
+            if self.close_sent or self.conn.state is not State.OPEN:
+                self._owed = 0
+                self._parse(data[at:])
+                return
+            begin, after = _payload(data, at)
+            if begin == 0:
+                self._head = data[at:]
+                return
+            whole = after <= end and data[at] == _WHOLE_TEXT and data[at + 1] & 0x80 and not self.frames
+            if whole and after - begin <= self.config.ws_max_size:
+                self.frames = [apply_mask(data[begin:after], data[begin - 4 : begin])]
+                self.curr_msg_data_type = "text"
+                self.send_receive_event_to_app()
+            else:
+                self._owed = max(0, after - end)
+                self._parse(data[at:after])
+            at = after
+
+    def send_receive_event_to_app(self) -> None:
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        message: str | bytes = data
+        if self.curr_msg_data_type == "text":
+            try:
+                message = data.decode()
+            except UnicodeDecodeError:
+                self.conn.send_close(_NOT_UTF_8)
+                self.handle_parser_exception()
+                return
+        self._inbox.append(message)
+        if not self.read_paused:
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Deliver what has come, until the application wants no more for now; the socket is not read meanwhile."""
+        if self.close_sent:
+            self._inbox.clear()
+            return
+        taken, deliver = 0, self.deliver
+        wants = deliver is not None
+        while deliver is not None and wants and taken < min(_MESSAGES_A_TURN, len(self._inbox)):
+            wants = deliver(self._inbox[taken])
+            taken += 1
+        del self._inbox[:taken]
+        if wants and self._inbox:
+            self.loop.call_soon(self.read_on)  # others' turn
+        if self.transport.is_closing():
+            return
+        paused, self.read_paused = self.read_paused, not wants or bool(self._inbox)
+        if self.read_paused and not paused:
+            self.transport.pause_reading()
+        elif paused and not self.read_paused:
+            self.transport.resume_reading()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether messages have come that are not delivered."""
+        return bool(self._inbox)
 
     def handle_cont(self, event: Frame) -> None:
         # The size of a message is bounded by its bytes; a fragment costs memory even if it has none.
@@ -72,15 +168,15 @@ class NodeSocketProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["extensions"][_ABORT] = {"call": self.transport.abort}
+            self.scope["extensions"][_PROTOCOL] = {"is": self}
 
 
 class _Transport:
-    __slots__ = ("_abort", "_send")
+    __slots__ = ("_send", "protocol")
 
     def __init__(self, scope: Message, send: Send) -> None:
         self._send = send
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(_ABORT, {}).get("call")
+        self.protocol: NodeSocketProtocol = scope["extensions"][_PROTOCOL]["is"]
 
     async def send(self, text: str) -> None:
         await self._say({"type": "websocket.send", "text": text})
@@ -96,8 +192,7 @@ class _Transport:
             raise ConnectionAbortedError("the socket is closed already") from error
 
     def abort(self) -> None:
-        if self._abort is not None:
-            self._abort()
+        self.protocol.transport.abort()
 
 
 class NodeDoor:
@@ -173,21 +268,27 @@ class NodeDoor:
             return
         shared.metrics.opened.labels("accepted").inc()
         transport = _Transport(scope, send)
-        connection = Connection(shared, transport, _peer(scope))
+        connection = Connection(shared, transport, _peer(scope), transport.protocol.read_on)
         # In the table before the first await, so that the bound on connections is exact.
         shared.sockets.add(connection)
         try:
             await send({"type": "websocket.accept"})
-            await self._read(connection, receive)
+            protocol = transport.protocol
+            protocol.deliver = partial(self._came, connection)
+            protocol.read_on()
+            await receive()  # websocket.disconnect: messages come by the shorter way
+            while protocol.has_more:
+                await connection.rest()
+                await asyncio.sleep(0)
         except OSError:
             pass  # the socket went away in the middle of something
         except Exception as error:
-            shared.log.error("connection_defect", node_id=connection.node_id, peer=connection.peer, exc_info=error)
-            await _close_quietly(transport)
+            connection.fail(error)
         finally:
             try:
                 await connection.on_closed()
             finally:
+                transport.protocol.deliver = None
                 shared.sockets.remove(connection)
 
     async def _turn_away(self, send: Send) -> None:
@@ -204,24 +305,37 @@ class NodeDoor:
         except (OSError, RuntimeError):
             return  # as in _Transport
 
-    async def _read(self, connection: Connection, receive: Receive) -> None:
-        frames = self._shared.metrics.frames
-        while True:
-            message = await receive()
-            if message["type"] != "websocket.receive":
-                return
-            text = message.get("text")
-            data = message.get("bytes")
-            size = _size(text, self._max_message_bytes) if text is not None else len(data or b"")
-            if size > self._max_message_bytes:
-                frames.labels("oversize").inc()
-                await connection.on_oversize(size)
-            elif text is not None:
-                frames.labels("text").inc()
-                await connection.on_text(text)
-            else:
-                frames.labels("binary").inc()
-                await connection.on_binary()
+    def _came(self, connection: Connection, message: str | bytes) -> bool:
+        """A message came. Returns whether the next one may."""
+        bound, metrics = self._max_message_bytes, self._shared.metrics
+        try:
+            size = _size(message, bound) if isinstance(message, str) else len(message)
+            if size > bound:
+                metrics.frames.labels("oversize").inc()
+                return connection.on_oversize(size)
+            if isinstance(message, str):
+                metrics.count_text()
+                return connection.on_text(message)
+            metrics.frames.labels("binary").inc()
+            return connection.on_binary()
+        except Exception as error:
+            connection.fail(error)
+            return False
+
+
+def _payload(data: bytes, at: int) -> tuple[int, int]:
+    """Where the payload of the frame at ``at`` begins and ends; (0, 0) if its length is still to come."""
+    if len(data) - at < 2:
+        return 0, 0
+    length, begin = data[at + 1] & 0x7F, at + 2
+    if length >= 126:
+        more = 2 if length == 126 else 8
+        if len(data) - begin < more:
+            return 0, 0
+        length = int.from_bytes(data[begin : begin + more], "big")
+        begin += more
+    begin += 4 if data[at + 1] & 0x80 else 0
+    return begin, begin + length
 
 
 def _size(text: str, bound: int) -> int:
@@ -235,13 +349,6 @@ def _size(text: str, bound: int) -> int:
 def _peer(scope: Message) -> str:
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "unknown"
-
-
-async def _close_quietly(transport: _Transport) -> None:
-    try:
-        await transport.close(_INTERNAL_ERROR, "internal error")
-    except (OSError, RuntimeError):
-        return
 
 
 async def _refuse(send: Send, kind: str, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:

@@ -17,8 +17,8 @@ import pyscheduler
 from pyscheduler.core.limits import MAX_NODE_ID_CHARS
 from pyscheduler.errors import InvalidInput, NotFound, PyschedulerError, StoreError, StoreUnavailable
 from pyscheduler.registry import metrics, views
-from pyscheduler.registry.connection import Shared
 from pyscheduler.registry.logs import visible
+from pyscheduler.registry.shared import Shared
 
 READY_TIMEOUT_S: Final = 2.0
 """How long a readiness check waits for the store."""

@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import pyscheduler
 from pyscheduler.core.lifecycle import LifecyclePolicy
 from pyscheduler.core.limits import MAX_INSTANCE_ID_CHARS
-from pyscheduler.core.session import SessionPolicy
+from pyscheduler.core.session_policy import SessionPolicy
 from pyscheduler.errors import PyschedulerError
 from pyscheduler.registry import first_document, logs
 from pyscheduler.registry.access import StoreAccess
 from pyscheduler.registry.background import InstanceLease, Reconciler
-from pyscheduler.registry.connection import Connection, Shared
+from pyscheduler.registry.connection import Connection
 from pyscheduler.registry.listener import Listener, bind
 from pyscheduler.registry.metrics import Metrics
 from pyscheduler.registry.node_door import NODE_PATH, NodeDoor, NodeSocketProtocol
 from pyscheduler.registry.operator_door import make_app
 from pyscheduler.registry.recovery import Recovery
+from pyscheduler.registry.shared import Shared
 from pyscheduler.registry.sockets import Sockets
 from pyscheduler.registry.watcher import Watcher
 from pyscheduler.settings import ServeSettings
@@ -49,8 +50,7 @@ SAME_REQUEST_S: Final = 0.5
 _OPERATOR_CONNECTIONS: Final = 256
 _OTHER_FILES: Final = 512
 _CANCEL_AGAIN_S: Final = 0.1
-_MAX_TICK_MS: Final = 1000
-_MIN_TICK_MS: Final = 20
+_MIN_TICK_MS, _MAX_TICK_MS = 20, 1000
 
 
 @dataclass(frozen=True, slots=True)

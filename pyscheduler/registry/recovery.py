@@ -14,7 +14,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pyscheduler.errors import PyschedulerError, StoreError
-from pyscheduler.registry.connection import Connection, Shared
+from pyscheduler.registry.connection import Connection
+from pyscheduler.registry.shared import Shared
 from pyscheduler.registry.watcher import tell_states
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from pyscheduler.core.results import Event, NodeStatus
 from pyscheduler.errors import EventsLost, PyschedulerError
-from pyscheduler.registry.connection import Connection, Shared
+from pyscheduler.registry.connection import Connection
+from pyscheduler.registry.shared import Shared
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

@@ -13,7 +13,7 @@ import pytest
 from pyscheduler import errors
 from pyscheduler.core.results import EVENT_TYPES
 from pyscheduler.registry import metrics, operator_door
-from pyscheduler.registry.connection import Shared
+from pyscheduler.registry.shared import Shared
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")

@@ -1,0 +1,63 @@
+"""What the node connections of one process share."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pyscheduler.core.admission import AdmissionPolicy
+from pyscheduler.core.session_policy import SessionPolicy
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from pyscheduler.allocator import Allocator
+    from pyscheduler.registry.metrics import Metrics
+    from pyscheduler.registry.sockets import Sockets
+
+
+def now_ms() -> int:
+    """The process's monotonic clock, in ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a process share.
+
+    Args:
+        allocator: the store.
+        sockets: the process's table of sockets.
+        metrics: counters.
+        log: the log.
+        instance: id of this process.
+        policy: session policy; its admission part follows the store.
+        lease_ms: lease of a node, in ms.
+        grace_ms: reconnect grace, in ms.
+        send_timeout_ms: how long one message may take to leave, in ms.
+        takeover: whether a newcomer with the id of a live node displaces it.
+    """
+
+    allocator: Allocator
+    sockets: Sockets
+    metrics: Metrics
+    log: FilteringBoundLogger
+    instance: str
+    policy: SessionPolicy
+    lease_ms: int
+    grace_ms: int
+    send_timeout_ms: int
+    takeover: bool
+    _opened: int = field(default=0, init=False)
+
+    def new_session_id(self) -> str:
+        """A name for one socket's tenure that no other process and no later start of this one can make again."""
+        self._opened += 1
+        return f"{self.instance}:{self._opened}:{secrets.token_hex(4)}"
+
+    def learn_admission(self, policy: AdmissionPolicy) -> None:
+        """Later sockets begin with the admission policy that was seen last."""
+        if policy != self.policy.admission:
+            self.policy = replace(self.policy, admission=policy)
