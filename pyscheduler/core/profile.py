@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import canonical_json, short_digest
@@ -33,7 +34,7 @@ _BULKY = ("supported_language_pairs", "nmt_capabilities")
 """Derived lists of the January clients that grow with the square of the languages; left out of a record too long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class NodeProfile:
     """What a node has declared.
 
@@ -93,6 +94,10 @@ class NodeProfile:
         return self if profile.digest == self.digest else profile
 
 
+_IN_USE: WeakValueDictionary[tuple[str, str], NodeProfile] = WeakValueDictionary()
+"""Profiles by all that they follow from: nodes that declare the same share one, which else is most of a socket."""
+
+
 def load_of(usage: ResourceUsage) -> float:
     """How busy a node is, 0..1 in steps of 0.01.
 
@@ -141,7 +146,7 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
     except InvalidInput as error:
         raise content_error(kind, "", error) from None
     declared, record = _bounded(kind, declared)
-    return NodeProfile(
+    profile = NodeProfile(
         declared=declared,
         gpus=gpus,
         schema_version=schema_version,
@@ -150,6 +155,7 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
         digest=short_digest(f"{facts.json}\n{record}"),
         running=_running(kind, declared, services),
     )
+    return _IN_USE.setdefault((facts.json, record), profile)
 
 
 def _bounded(kind: str, declared: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -274,6 +274,9 @@ class NodeDoor:
         try:
             await send({"type": "websocket.accept"})
             protocol = transport.protocol
+            # The request is of no more use; its headers would stay as long as the socket.
+            del protocol.request, protocol.response
+            scope["headers"] = []
             protocol.deliver = partial(self._came, connection)
             protocol.read_on()
             await receive()  # websocket.disconnect: messages come by the shorter way

@@ -43,3 +43,12 @@ def test_without_the_list_the_models_count_and_run_if_they_are_ready() -> None:
     assert running(None, capability_by_type=READY[:1]) == {"asr": True, "nmt": False, "tts": False}
     older = {"capability_by_type": None, "capability_schema_version": None}
     assert running(None, **older) == {"asr": True, "nmt": True, "tts": True}
+
+
+def test_nodes_that_declare_the_same_share_one_profile() -> None:
+    first, again, other = (
+        NodeProfile.registered(parse_frame(json.dumps({**HEAD.register(node_id=name), "version": version})))
+        for name, version in (("a", "1"), ("b", "1"), ("c", "2"))
+    )
+    assert first is again
+    assert other is not first
