@@ -193,7 +193,8 @@ def _transports(bench: Bench) -> Opened:
 _HOW_DOOR = (
     "One `serve` process with 2,000 sockets of nodes at schema 2.0, on a store with the append-only file. "
     "Every node sends 15 heartbeats whose load changes, as fast as they are taken: WebSocket, parse, "
-    "validate, `touch_nodes`. CPU is that of the process, and of the store beside it. Bare echo is the same "
+    "validate, `touch_nodes`; loads that come while one is on its way to the store are part of the next. "
+    "CPU is that of the process, and of the store beside it. Bare echo is the same "
     "transport that sends the same frame back, by CPU too. KiB: growth of the process's resident memory for "
     "each registered node."
 )
