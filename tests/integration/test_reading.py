@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 
@@ -86,6 +87,8 @@ async def test_the_source_must_be_heard_the_target_understood_and_spoken_if_spee
     assert await found(cell, "zh", "en", "tts") == []
     assert await found(cell, "en", "zh", "tts", "asr") == ["en-zh", "en-zh"]
     assert await found(cell, "en", "zh", "vad") == []
+    await cell.register("parrot", facts=facts_of("en", "zh", semantic=("en",), labels={"x": "z"}))
+    assert await found(cell, "en", "zh", "tts") == ["en-zh", "en-zh"]
 
 
 async def test_a_candidate_says_how_many_nodes_it_has_and_how_many_are_ready(cell: Cell) -> None:
@@ -134,13 +137,12 @@ async def test_the_nodes_of_one_pool_are_read_in_pages_over_its_classes(cell: Ce
     await cell.register("other", "de")
     for number in range(6):
         await cell.register(f"n{number}", facts=facts_of("en", gpu_memory_gb=(number // 2,)))
-    seen = []
-    for offset in range(0, 8, 4):
-        page = await cell.allocator.nodes(pool="en", limit=4, offset=offset)
-        assert page.total == 6
-        seen += [node.node_id for node in page.nodes]
-    assert seen == [f"n{number}" for number in range(6)]
-    assert [node.node_id for node in (await cell.allocator.nodes(pool="en", limit=1, offset=3)).nodes] == ["n3"]
+    everyone = [f"n{number}" for number in range(6)]
+    for limit in range(1, 8):
+        for offset in range(8):
+            page = await cell.allocator.nodes(pool="en", limit=limit, offset=offset)
+            assert page.total == 6
+            assert [node.node_id for node in page.nodes] == everyone[offset : offset + limit]
 
 
 @pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 5001}, {"offset": -1}, {"offset": 10**10}])
@@ -290,6 +292,7 @@ GHOST_RECORD = '{"instance":"x"}\n{}'
 MISLABELLED_POOL = (
     '{"id":1,"origin":"declared","needs":"asr:ja","priority":0,"rank":1,"match":{"semantic":{"contains":["en"]}}}'
 )
+DIGEST = hashlib.sha1(facts_of("en", "zh").json.encode()).hexdigest()
 
 BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
     "a node without a session": (1, [("HDEL", "sessions", "a")]),
@@ -305,7 +308,9 @@ BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
     "one record for another": (1, [("HDEL", "nodes", "a"), ("HSET", "nodes", "ghost", GHOST_RECORD)]),
     "a class without facts": (2, [("HDEL", "class_facts", "1")]),
     "a class with other facts": (2, [("HSET", "class_facts", "1", '{"asr":["ja"]}')]),
-    "a class that the index lacks": (2, [("HSET", "class_index", "00", "1")]),
+    "a class too many in the index": (2, [("HSET", "class_index", "00", "1")]),
+    "a class that the index takes for another": (2, [("HSET", "class_index", DIGEST, "2")]),
+    "a class that is no number": (2, [("HSET", "classes", "x", "")]),
     "a capability too few": (2, [("ZREM", "capabilities", "semantic:en:1")]),
     "a capability too many": (2, [("ZADD", "capabilities", "0", "semantic:ja:1")]),
     "one capability for another": (
@@ -313,12 +318,13 @@ BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
         [("ZREM", "capabilities", "semantic:en:1"), ("ZADD", "capabilities", "0", "semantic:ja:1")],
     ),
     "a class in a pool that is not there": (2, [("HSET", "classes", "1", "nowhere")]),
-    "a class that is yet to be given out": (2, [("HSET", "config", "next_class", "1")]),
-    "a pool that is yet to be given out": (2, [("HSET", "config", "next_pool", "1")]),
+    "a class that is yet to be given out": (2, [("HSET", "config", "next_class", "2")]),
+    "a pool that is yet to be given out": (2, [("HSET", "config", "next_pool", "3")]),
     "a damaged pool": (2, [("HSET", "pools", "english", '{"id":1')]),
     "two pools of one number": (2, [("HSET", "pools", "twin", '{"id":1,"origin":"auto","rank":0,"match":{}}')]),
     "a ready node that ready lacks": (3, [("ZREM", "ready", "a")]),
-    "a ready node of another class": (3, [("ZADD", "ready", "4", "a")]),
+    "a ready node of a class before its own": (3, [("ZADD", "ready", "1.5", "a")]),
+    "a ready node of a class after its own": (3, [("ZADD", "ready", "4", "a")]),
     "a ready node between two classes": (3, [("ZADD", "ready", "3.5", "a")]),
     "a held node that is ready": (3, [("HSET", "holds", "a", '{"ops":{"reason":"x","at":1}}')]),
     "a degraded node that is ready": (3, [("ZADD", "ready", "4", "ill")]),
@@ -344,6 +350,7 @@ NOT_IN_THE_ORACLE = {
     "a node with a damaged record",
     "a damaged pool",
     "a pool that says it needs what its rule does not demand",
+    "a class that is no number",
     "a class that is yet to be given out",
     "a pool that is yet to be given out",
     "a document from the future",
@@ -378,9 +385,19 @@ async def test_the_check_lists_a_bounded_number_of_violations_and_counts_the_res
         for number in range(5):
             await cell.register(f"n{number}", "en")
             await cell.store.command("ZREM", cell.store.key("ready"), f"n{number}")
+            if number < 3:
+                assert len((await cell.allocator.check()).violations) == number + 1
         *listed, last = (await cell.allocator.check()).violations
         assert len(listed) == 3
         assert (last.invariant, last.detail) == (0, "2 more violations are not listed")
+
+
+async def test_the_check_reads_nodes_in_pages(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, CHUNK=2) as cell:
+        for number in range(5):
+            await cell.register(f"n{number}", "en")
+            report = await cell.allocator.check()
+            assert (report.ok, report.nodes) == (True, number + 1), report.violations
 
 
 @pytest.mark.breaks_store

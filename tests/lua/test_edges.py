@@ -28,6 +28,54 @@ async def test_a_pool_may_be_called_by_a_number(cell: Cell) -> None:
     assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "1", "de")]
 
 
+async def test_the_number_of_a_class_is_not_taken_for_the_name_of_a_pool(cell: Cell) -> None:
+    three, two = (pool(name, semantic={"contains": [code]}) for name, code in (("3", "en"), ("2", "de")))
+    await cell.allocator.sync(document_of(three, two))
+    for node_id, code in (("a", "en"), ("b", "de"), ("c", "fr")):
+        await cell.register(node_id, code)
+    assert [node.node_id for node in (await cell.allocator.nodes(pool="2")).nodes] == ["b"]
+
+
+async def test_a_node_may_be_called_by_any_single_character(cell: Cell) -> None:
+    names = set("AXZax09._:-")
+    for name in names:
+        await cell.register(name, "en")
+    assert {node.node_id for node in (await cell.allocator.nodes()).nodes} == names
+
+
+async def test_a_number_among_the_arguments_is_not_taken_for_the_name_of_a_node(cell: Cell) -> None:
+    await cell.register("10", "en")
+    reply = await cell.store.run(calls.list_nodes(mode="ids", pool="", offset=0, limit=10, ids=()))
+    assert reply[4:] == ["0", "0"]
+
+
+async def test_a_node_with_a_full_load_is_among_the_ready_ones_of_its_class(cell: Cell) -> None:
+    for code in ("en", "de"):
+        await cell.register(f"busy-{code}", code, load=1.0)
+        await cell.register(f"idle-{code}", code, load=0.0)
+    assert (await cell.allocator.check()).ok
+    assert [(await cell.allocator.find(code, code))[0].ready for code in ("en", "de")] == [2, 2]
+
+
+LONG_NAME = "e" * 100
+"""With it in the class map Redis keeps that as a hash table, in an order that is nobody's."""
+
+
+async def test_classes_come_in_the_order_of_their_numbers(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(pool(LONG_NAME, semantic={"contains": ["en"]})))
+    names = [f"n{number:02}" for number in range(20)]
+    for number, name in enumerate(names):
+        for other in ("de", "fr", "it"):
+            await cell.register(f"{other}{number}", facts=facts_of(other, gpu_memory_gb=(number,)))
+        await cell.register(name, facts=facts_of("en", gpu_memory_gb=(number,)))
+    numbers = list(range(4, 84, 4))
+    assert [node.node_id for node in (await cell.allocator.nodes(pool=LONG_NAME)).nodes] == names
+    rows = (await cell.store.run(calls.find_pools(src="en", tgt="en", services=[])))[3:]
+    assert rows[::6] == [str(number) for number in numbers]
+    change = await cell.allocator.sync(document_of(pool("english", semantic={"contains": ["en"]})))
+    assert [move.node_class for move in change.moves] == numbers
+
+
 async def test_a_node_that_is_free_again_is_as_busy_as_it_was(cell: Cell) -> None:
     registered = await cell.register("a", "en", load=0.7)
     await cell.allocator.hold("a", owner="ops", reason="test")

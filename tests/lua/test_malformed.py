@@ -27,6 +27,9 @@ def rule(match: object, **members: object) -> str:
     return document({"name": "a", "priority": 0, "match": match, **members})
 
 
+SHORTEST = {"find_pools": 2}
+"""How many arguments a script takes at least, where those of its baseline are more."""
+
 BAD_DOCUMENTS = [
     "",
     "[]",
@@ -101,7 +104,7 @@ BAD = {
         "record": ["", "1", "[]", '{\n"a":1}', json.dumps({"x": "y" * 65_536})],
         "digest": ["", "xyz", "ab:cd", "a" * 41],
         "status": ["", "x", "o", "ready"],
-        "load": ["", "-0.1", "1.1", "nan", "inf", "1e-1", ".5", "0.123456"],
+        "load": ["", "-0.1", "1.1", "nan", "inf", "1e-1", ".5", "0.12345"],
         "usage": ["", "1", "[]", json.dumps({"x": "y" * 4096})],
         "lease_ms": ["", "0", "-1", "86400001", "1.5"],
         "takeover": ["", "2", "true"],
@@ -175,9 +178,23 @@ async def test_a_wrong_number_of_keys_or_arguments_is_refused(cell: Cell, name: 
     for wrong_keys, wrong_argv in ((keys[:-1], call.argv), ([*keys, one_more], call.argv), (keys, ("x",) * 6000)):
         with pytest.raises(InvalidInput, match=f"{name} takes"):
             await cell.store.command("EVAL", script.plain_source, len(wrong_keys), *wrong_keys, *wrong_argv)
-    if call.argv:
-        with pytest.raises(InvalidInput):
-            await cell.store.command("EVAL", script.plain_source, len(keys), *keys)
+    for count in range(SHORTEST.get(name, len(call.argv))):
+        with pytest.raises(InvalidInput, match=f"{name} takes"):
+            await cell.store.command("EVAL", script.plain_source, len(keys), *keys, *call.argv[:count])
+    assert await dump(cell) == before
+
+
+@pytest.mark.parametrize(("session_id", "instance"), [("s1", ""), ("", "i1")])
+async def test_an_update_names_no_socket_and_no_instance(cell: Cell, session_id: str, instance: str) -> None:
+    token = await populate(cell)
+    call = baseline(token)["upsert_node_to_pool"]
+    changed = {"node_id": "n1", "mode": "update", "epoch": token.split(":")[0], "session_id": "", "instance": ""}
+    for argument, value in changed.items():
+        call = with_argument(call, argument, value)
+    assert (await cell.store.run(call))[0] == "OK"
+    before = await dump(cell)
+    with pytest.raises(InvalidInput, match="must be empty"):
+        await cell.store.run(with_argument(with_argument(call, "session_id", session_id), "instance", instance))
     assert await dump(cell) == before
 
 

@@ -7,6 +7,7 @@ import json
 from pyscheduler.core.document import PoolDocument
 from pyscheduler.scripts import calls
 from pyscheduler.scripts.calls import Call
+from tests.cells import lose_everything
 from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, populate, with_argument
 from tests.oracle import read_state
@@ -49,6 +50,16 @@ async def test_upsert_node_to_pool(cell: Cell) -> None:
     assert await cell.store.run(degraded) == [
         "OK", newer[1], "3", "ja-ko", "3", "4", f"{newer[1]}:3:d:ab", "degraded", "matched", "0",
     ]  # fmt: skip
+
+
+async def test_upsert_node_to_pool_of_a_node_that_waits(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"min_nodes": 2}))
+    call = baseline("1:1:r:ab")["upsert_node_to_pool"]
+    status, epoch, *rest = await cell.store.run(call)
+    assert (status, rest) == ("OK", ["1", "", "0", "2", f"{epoch}:1:r:ab", "ready", "below_min_nodes", "0"])
+    # The same node once more is still one node.
+    assert await cell.store.run(call) == [status, epoch, *rest]
+    assert (await cell.store.run(with_argument(call, "session_id", "s4")))[3] == ""
 
 
 async def test_a_session_whose_epoch_the_store_has_lost_is_put_back(cell: Cell) -> None:
@@ -126,7 +137,8 @@ async def test_bump_config_version(cell: Cell) -> None:
     changes = ["german", "added", "english", "removed"]
     planned = await cell.store.run(bump(german, force=True, mode="plan"))
     assert planned == ["OK", "3", "4", "4", "2", "2", *changes, *moves]
-    assert await cell.store.run(bump(german, force=True, expect_version=3)) == ["CONFLICT", "2"]
+    for version in (0, 1, 3):
+        assert await cell.store.run(bump(german, force=True, expect_version=version)) == ["CONFLICT", "2"]
     assert await cell.store.run(bump(german, force=True, expect_version=2)) == planned
     assert await cell.store.run(bump(german, force=True, expect_version=2)) == [
         "UNCHANGED",
@@ -206,9 +218,25 @@ async def test_explain_node(cell: Cell) -> None:
     assert reply == ["OK", "3", *node, *decisions]
 
 
+async def test_explain_node_names_pools_in_their_order(cell: Cell) -> None:
+    """Declared ones as they are tried, then auto pools by name."""
+    declared = [f"p{number * 7 % 16:02}" for number in range(16)]
+    await cell.allocator.sync(document_of(*(pool(name, semantic={"contains": ["en"]}) for name in declared)))
+    automatic = [f"x{letter}" for letter in "qwertzuiopasdfgh"]
+    for code in automatic:
+        await cell.register(code, code)
+    reply = await cell.store.run(calls.explain_node(node_id="xq", decisions=True))
+    assert reply[17] == "32"
+    assert reply[18::5] == [*declared, *sorted(automatic)]
+
+
 async def test_open_namespace(cell: Cell) -> None:
     call = baseline("1:1:r:ab")["open_namespace"]
+    await lose_everything(cell)
+    assert await cell.store.run(call) == ["CREATED", "1"]
     assert await cell.store.run(call) == ["EXISTS", "1"]
+    await lose_everything(cell)
+    await cell.allocator._open_namespace()
     await populate(cell)
     assert await cell.store.run(call) == ["EXISTS", "3"]
 

@@ -8,7 +8,7 @@ import json
 from pyscheduler import NodeReport
 from pyscheduler.core.results import NodeStatus
 from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
-from tests.oracle import read_raw
+from tests.oracle import read_raw, read_state
 
 EN = pool("english", semantic={"contains": ["en"]})
 
@@ -148,6 +148,110 @@ async def test_each_event_has_the_fields_that_are_documented(cell: Cell) -> None
         "class.remapped at version=6 class=6 from=german to= nodes=1 reason=rollback",
         "config.bumped at version=6 author=bob kind=rollback digest reason=back",
     ]
+
+
+async def test_the_event_of_a_hold_says_what_the_node_is_seen_as(cell: Cell) -> None:
+    session = (await cell.register("closed", "en")).session
+    await cell.allocator.release(session, grace_ms=DAY_MS, reason="closed")
+    await cell.allocator.renew_instance("test", lease_ms=1, info={})
+    await cell.register("lost", "en", lease_ms=1)
+    await cell.pass_time(1_000)
+    assert (await cell.reconcile()).released == 1
+    await told(cell)
+    for node_id in ("closed", "lost", "nobody"):
+        await cell.allocator.hold(node_id, owner="ops", reason="x", allow_unknown=True)
+        await cell.allocator.lift(node_id, owner="ops", reason="y")
+    about = "node.status at version=2 node_id"
+    assert await told(cell) == [
+        f"{about}=closed pool=en from=offline to=offline hold=set owner=ops reason=x",
+        f"{about}=closed pool=en from=offline to=offline hold=lift owner=ops reason=y",
+        f"{about}=lost pool=en from=offline to=offline hold=set owner=ops reason=x",
+        f"{about}=lost pool=en from=offline to=offline hold=lift owner=ops reason=y",
+        f"{about}=nobody pool= from= to= hold=set owner=ops reason=x",
+        f"{about}=nobody pool= from= to= hold=lift owner=ops reason=y",
+    ]
+
+
+async def test_a_step_tells_of_each_thing_that_it_did_alone(cell: Cell) -> None:
+    async def ran() -> list[str]:
+        await cell.reconcile()
+        return [line for line in await told(cell) if line.startswith("reconcile.ran")]
+
+    await cell.trust_leases()
+    assert await ran() == []
+    await cell.register("a", "en", lease_ms=DAY_MS)
+    await cell.register("b", "en", lease_ms=1)
+    await cell.pass_time(1_000)
+    counts = "reconcile.ran at version=2 expired={} released={} dropped_classes={} placed_classes=0 violations={}"
+    assert await ran() == [counts.format(1, 0, 0, 0)]
+    await cell.allocator.renew_instance("i", lease_ms=1, info={})
+    await cell.register("b", "en", instance="i", lease_ms=1)
+    await cell.pass_time(1_000)
+    assert await ran() == [counts.format(0, 1, 0, 0)]
+    await cell.allocator.hold("a", owner="ops", reason="x")
+    await cell.register("b", facts=facts_of("en", gpu_memory_gb=(80,)), session_id="2", lease_ms=DAY_MS)
+    await cell.register("a", facts=facts_of("en", gpu_memory_gb=(80,)), session_id="2", lease_ms=DAY_MS)
+    assert await ran() == [counts.format(0, 0, 1, 0)]
+    await cell.store.command("ZREM", cell.store.key("leases"), "a")
+    assert await ran() == [counts.format(0, 0, 0, 1)]
+    await cell.store.command("ZADD", cell.store.key("leases"), await cell.now_ms() + DAY_MS, "a")
+    assert await ran() == []
+
+
+async def test_a_waiting_class_is_placed_when_an_idle_pool_makes_room(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"max_pools": 1, "idle_ttl": "10m"}))
+    await cell.register("a", "en", lease_ms=1)
+    for number in range(2):
+        await cell.register(f"b{number}", "de", lease_ms=DAY_MS)
+    await cell.register("c", facts=facts_of("de", gpu_memory_gb=(80,)), lease_ms=DAY_MS)
+    await cell.pass_time(1_000)
+    await cell.reconcile()
+    await cell.pass_time(DAY_MS // 2)
+    await told(cell)
+    await cell.reconcile()
+    assert await told(cell) == [
+        "pool.removed at version=4 pool=en pool_id=1 origin=auto reason=idle",
+        "pool.created at version=4 pool=de pool_id=2 origin=auto reason=auto",
+        "class.remapped at version=4 class=2 from= to=de nodes=2 reason=auto_pool_created",
+        "class.remapped at version=4 class=3 from= to=de nodes=1 reason=auto_pool_created",
+        "config.bumped at version=4 reason=auto_pool_created",
+        "reconcile.ran at version=4 expired=0 released=0 dropped_classes=0 placed_classes=2 violations=0",
+    ]
+    config = (await read_state(cell.store)).config
+    assert (config["version"], config["next_pool"], config["updated_by"]) == ("4", "3", "reconcile")
+    _, fields = (await read_raw(cell.store))["history"][-1]
+    assert fields[3:8:2] == ["auto_pool_created", "reconcile", "idle auto pools removed, waiting classes placed"]
+    assert json.loads(fields[9]) == [{"pool": "en", "change": "removed"}, {"pool": "de", "change": "added"}]
+
+
+async def test_the_configuration_says_what_is_in_force_and_who_made_it_so(cell: Cell) -> None:
+    document = document_of(EN, auto={"min_nodes": 7}, admission={"gpu": {"min_count": 2}})
+    await cell.allocator.sync(document, author="ann")
+    config = (await read_state(cell.store)).config
+    now = await cell.now_ms()
+    assert now - 60_000 < int(config.pop("updated_at")) <= now
+    assert int(config.pop("created_at")) <= now
+    admission = document.admission.to_json()
+    assert json.loads(config.pop("auto"))["min_nodes"] == 7
+    assert int(config.pop("test_offset_ms", 0)) == 0
+    assert config == {
+        "schema": "1",
+        "version": "2",
+        "document_version": "2",
+        "document": document.canonical(),
+        "document_digest": document.digest,
+        "admission": admission,
+        "admission_digest": hashlib.sha1(admission.encode()).hexdigest()[:16],
+        "next_class": "1",
+        "next_pool": "2",
+        "epoch_floor": "0",
+        "declared_pools": "1",
+        "updated_by": "ann",
+    }
+    await cell.allocator.sync(document_of(EN))
+    await cell.register("a", facts=facts_of("de", gpu_memory_gb=(24, 24)), instance="i7")
+    after = (await read_state(cell.store)).config
+    assert (after["updated_by"], after["next_pool"], after["next_class"]) == ("i7", "3", "2")
 
 
 async def test_the_history_says_what_each_version_changed(cell: Cell) -> None:
