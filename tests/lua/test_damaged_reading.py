@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pyscheduler import NodeReport
 from pyscheduler.errors import StoreError
 from pyscheduler.scripts import calls
 from tests.harness import LEASE_MS, Cell, document_of, facts_of
@@ -148,9 +149,10 @@ async def test_a_number_of_the_configuration_that_is_none_is_named(cell: Cell, n
 # --- classes and policies ---------------------------------------------------------------------------------------------
 
 
-async def test_a_class_without_facts_is_one_that_no_pool_takes(cell: Cell) -> None:
+@pytest.mark.parametrize("command", [["HDEL", "class_facts", "2"], ["HSET", "class_facts", "2", "x"]])
+async def test_a_class_without_facts_is_one_that_no_pool_takes(cell: Cell, command: list[str]) -> None:
     await populate(cell)
-    await damage(cell, "HDEL", "class_facts", "2")
+    await damage(cell, *command)
     change = await cell.allocator.sync(document_of(), allow_empty=True, force=True)
     assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "english", None)]
 
@@ -167,6 +169,45 @@ async def test_a_policy_changed_by_hand_is_followed_by_the_next_call(cell: Cell)
     header, _ = (await read_state(cell.store)).nodes["a"]
     transition = header["transition"]
     assert (transition["from"], transition["to"], transition["version"]) == ("", "en", 3)
+
+
+async def test_a_node_that_changes_its_class_counts_once_for_the_pool_of_its_language_set(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"min_nodes": 3}))
+    await cell.register("a", facts=facts_of("en", gpu_memory_gb=(24,)))
+    session = (await cell.register("b", facts=facts_of("en", gpu_memory_gb=(48,)))).session
+    changed = NodeReport.of(facts_of("en", gpu_memory_gb=(80,)))
+    assert (await cell.allocator.update(session, changed, lease_ms=LEASE_MS)).pool is None
+    await set_policy(cell, min_nodes=2)
+    changed = NodeReport.of(facts_of("en", gpu_memory_gb=(48,)))
+    assert (await cell.allocator.update(session, changed, lease_ms=LEASE_MS)).pool == "en"
+
+
+async def test_a_node_that_comes_from_another_language_set_counts_for_the_pool_of_its_new_one(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(auto={"min_nodes": 2}))
+    await cell.register("a", "en")
+    session = (await cell.register("b", "de")).session
+    moved = await cell.allocator.update(session, NodeReport.of(facts_of("en")), lease_ms=LEASE_MS)
+    assert moved.pool == "en"
+
+
+async def test_a_pool_that_a_node_without_a_record_brings_has_no_author(cell: Cell) -> None:
+    session = (await cell.register("a", "en")).session
+    await damage(cell, "HDEL", "nodes", "a")
+    await cell.allocator.update(session, NodeReport.of(facts_of("de")), lease_ms=LEASE_MS)
+    assert (await read_state(cell.store)).config["updated_by"] == ""
+    _, fields = (await read_raw(cell.store))["history"][-1]
+    assert fields[2:6] == ["kind", "auto_pool_created", "author", ""]
+
+
+async def test_a_language_set_may_begin_with_any_character_of_its_codes(cell: Cell) -> None:
+    """Those that wait are found by reconcile in the index, from the first to the last."""
+    names = [".", "0", "9", "_", "a", "z"]
+    await set_policy(cell, min_nodes=2)
+    for number, name in enumerate(names):
+        call = with_argument(baseline("1:1:r:ab")["upsert_node_to_pool"], "node_id", f"n{number}")
+        await cell.store.run(with_argument(call, "facts", json.dumps({"semantic": [name]})))
+    await set_policy(cell, min_nodes=1)
+    assert (await cell.reconcile()).placed_classes == len(names)
 
 
 async def test_nodes_of_every_class_of_a_language_set_count_for_its_pool(cell: Cell) -> None:
@@ -209,6 +250,23 @@ async def test_a_lapsed_node_goes_whatever_of_it_is_left(cell: Cell) -> None:
         ("n1", "0", "", "lease_lapsed"),
         ("n2", "1", "de-fr", "lease_lapsed"),
     ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["HDEL", "sessions", "a"],
+        ["HSET", "sessions", "a", "1:2:r:ab"],
+        ["HDEL", "classes", "1"],
+        ["ZREM", "leases", "a"],
+    ],
+)
+async def test_each_thing_that_is_wrong_with_a_node_is_counted(cell: Cell, command: list[str]) -> None:
+    await cell.register("a", "en")
+    await cell.register("b", "de")
+    assert (await cell.reconcile()).violations == 0
+    await damage(cell, *command)
+    assert (await cell.reconcile()).violations == 1
 
 
 async def test_a_class_in_a_pool_that_is_not_there_is_counted(cell: Cell) -> None:

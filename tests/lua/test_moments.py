@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pyscheduler import Allocator
+from pyscheduler import Allocator, NodeReport
 from pyscheduler.scripts import calls
-from tests.harness import Cell
+from tests.harness import Cell, facts_of
 from tests.lua.baseline import baseline, with_argument
 from tests.oracle import read_state
 
@@ -47,7 +47,8 @@ async def step(cell: Cell, **changed: int) -> list[str]:
     )
 
 
-EXPIRED, SUSPENDED_MS = 2, 8
+EXPIRED, RELEASED, DROPPED, BRAKED, SUSPENDED_MS, VIOLATIONS = 2, 3, 5, 7, 8, 9
+"""Places in the reply of reconcile."""
 
 
 async def trusted(cell: Cell) -> None:
@@ -153,6 +154,29 @@ async def test_an_instance_goes_when_its_lease_has_been_over_for_two(still: Cell
     assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 0
 
 
+async def test_a_node_is_released_when_its_lease_and_that_of_its_instance_end_together(still: Cell) -> None:
+    await still.allocator.renew_instance("test", lease_ms=5, info={})
+    await still.register("a", "en", lease_ms=5)
+    await still.advance(5)
+    await trusted(still)
+    assert (await step(still))[EXPIRED : RELEASED + 1] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("permille", "braked"), [(999, "1"), (1000, "0")])
+async def test_the_brake_acts_beyond_its_share_and_not_on_it(still: Cell, permille: int, braked: str) -> None:
+    await still.register("a", "en", lease_ms=1)
+    await still.advance(1)
+    await trusted(still)
+    assert (await step(still, brake_permille=permille, brake_floor=0))[BRAKED] == braked
+
+
+async def test_a_step_looks_at_as_many_classes_as_it_is_told(still: Cell) -> None:
+    for number in range(4):
+        await still.register("a", facts=facts_of("en", gpu_memory_gb=(number,)), session_id=f"s{number}")
+    await trusted(still)
+    assert [(await step(still, scan=2))[DROPPED] for _ in range(4)] == ["2", "1", "0", "0"]
+
+
 @pytest.mark.parametrize(("passed_ms", "reason"), [(LEASE - 1, "takeover"), (LEASE, "reconnect")])
 async def test_a_socket_takes_a_node_over_while_the_lease_of_the_other_lives(
     still: Cell, passed_ms: int, reason: str
@@ -203,3 +227,19 @@ async def test_an_epoch_is_the_time_or_one_more_than_the_last(still: Cell) -> No
     assert (await still.register("a", "en", session_id="3")).session.epoch == BEGIN + 10
     await configure(still, epoch_floor=BEGIN + 99)
     assert (await still.register("b", "en")).session.epoch == BEGIN + 100
+    # A session that the store has lost keeps its epoch if no later one can have come and gone.
+    assert (await still.register("c", "en", epoch=BEGIN + 100)).session.epoch == BEGIN + 100
+    assert (await still.register("d", "en", epoch=BEGIN + 99)).session.epoch == BEGIN + 100
+
+
+async def test_a_record_says_when_its_session_was_registered(still: Cell) -> None:
+    async def registered_at() -> int:
+        header, _ = (await read_state(still.store)).nodes["a"]
+        return int(header["registered_at"])
+
+    session = (await still.register("a", "en", session_id="1")).session
+    await still.advance(7)
+    await still.allocator.update(session, NodeReport.of(facts_of("de")), lease_ms=LEASE)
+    assert await registered_at() == BEGIN
+    await still.register("a", "de", session_id="2")
+    assert await registered_at() == BEGIN + 7
