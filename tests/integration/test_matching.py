@@ -119,6 +119,26 @@ async def test_pools_are_tried_by_priority_then_the_most_specific_then_in_docume
     assert {decision.pool for decision in explanation.decisions if decision.matches} >= {"a", "b"}
 
 
+ONE_AND_TWO: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"semantic": {"contains": ["en"]}}, {"semantic": {"any": ["en", "zh"]}, "asr": {"contains": ["en"]}}),
+    ({"asr": {"exact": ["en"]}}, {"asr": {"any": ["en", "zh"]}, "tts": {"exact": ["en"]}}),
+    ({"tts": {"any": ["en"]}}, {"tts": {"contains": ["en", "zh"]}, "semantic": {"exact": ["en"]}}),
+    ({"services": ["asr"]}, {"services": ["asr", "nmt"]}),
+    ({"gpu": {"min_count": 1}}, {"gpu": {"min_count": 1, "min_memory_gb": 8}}),
+    ({"labels": {"zone": "eu"}}, {"labels": {"zone": "eu", "rack": "7"}}),
+]
+"""Rules of each kind, with one constraint and with two."""
+
+
+@pytest.mark.parametrize(("kind", "other"), [(kind, other) for kind in range(6) for other in range(6)])
+async def test_a_constraint_of_any_kind_counts_as_much_as_one_of_another(cell: Cell, kind: int, other: int) -> None:
+    rules = {"one": ONE_AND_TWO[kind][0], "two": ONE_AND_TWO[other][1]}
+    await cell.allocator.sync(document_of(*(pool(name, **rule) for name, rule in rules.items())))
+    await cell.register("n", facts=NODE)
+    decisions = (await cell.allocator.explain("n")).decisions
+    assert [decision.pool for decision in decisions if decision.origin == "declared"] == ["two", "one"]
+
+
 async def test_a_declared_pool_comes_before_the_auto_pool_whatever_its_priority(cell: Cell) -> None:
     await cell.register("n", facts=NODE)
     await cell.allocator.sync(document_of(pool("last", priority=-1000, **EN)))

@@ -76,6 +76,21 @@ async def damages(cell: Cell) -> list[list[str]]:
 
 
 @pytest.mark.breaks_store
+@pytest.mark.parametrize("name", [name for name in KEY_NAMES if name != "config"])
+async def test_a_step_that_releases_nothing_is_not_half_done(cell: Cell, name: str) -> None:
+    """It reads some keys for nothing else than to know that they can be written."""
+    call = with_argument(baseline(await populate(cell))["reconcile"], "lease_ms", str(LEASE_MS))
+    await cell.pass_time(LEASE_MS + 1)
+    await cell.store.command("SET", cell.store.key(name), "spoilt")
+    before = await dump(cell)
+    try:
+        assert (await cell.store.run(call))[2] == "2"
+        assert name in ("holds", "history")
+    except StoreError:
+        assert await dump(cell) == before
+
+
+@pytest.mark.breaks_store
 @pytest.mark.parametrize("name", [*WRITERS, "update", "resume", "takeover", "known facts", "lift"])
 async def test_a_script_that_fails_on_a_damaged_store_has_written_nothing(cell: Cell, name: str) -> None:
     call = (await calls_of(cell))[name]

@@ -168,6 +168,39 @@ async def test_a_guard_counts_the_ready_nodes_that_a_change_would_leave_without_
             assert reply == ["GUARD", "3", "4", "740"]
 
 
+async def test_a_guard_of_nearly_everything_is_no_guard_of_all(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(pool("english", asr={"contains": ["en"]})))
+    await cell.register("a", "en")
+    off = {"enabled": False}
+    for permitted, reply in ((0.999, ["GUARD", "1", "1", "999"]), (1.0, ["OK", "2", "3", "3"])):
+        changed = document_of(auto=off, guard={"max_unassigned_share": permitted})
+        assert (await cell.store.run(bump(changed, allow_empty=True, mode="plan")))[:4] == reply
+
+
+async def test_bump_config_version_grants_auto_pools_by_name_up_to_their_number(cell: Cell) -> None:
+    """Five language sets wait that have as many nodes; one auto pool is there."""
+    await cell.allocator.sync(document_of(auto={"max_pools": 1}))
+    for code in ("xx", "aa", "bb", "dd", "cc", "ee"):
+        await cell.register(code, code)
+    for allowed, names in ((2, ["aa"]), (5, ["aa", "bb", "cc", "dd"]), (6, ["aa", "bb", "cc", "dd", "ee"])):
+        document = document_of(auto={"max_pools": allowed})
+        reply = await cell.store.run(bump(document, mode="plan"))
+        added = [part for name in names for part in (name, "added")]
+        assert reply[5 : 6 + len(added)] == [str(len(names)), *added]
+    assert (await cell.store.run(bump(document)))[0] == "OK"
+    state = await read_state(cell.store)
+    ids = {name: stored["id"] for name, stored in state.pools.items()}
+    assert ids == {"xx": 1, "aa": 2, "bb": 3, "cc": 4, "dd": 5, "ee": 6}
+    assert state.config["next_pool"] == "7"
+
+
+async def test_a_rule_is_the_same_in_whatever_order_its_parts_are_kept(cell: Cell) -> None:
+    labels = {f"label{number}": "x" for number in range(32)}
+    await cell.allocator.sync(document_of(pool("english", labels=labels), pool("other", labels={"a": "b"})))
+    change = await cell.allocator.sync(document_of(pool("english", labels=labels), pool("other", labels={"a": "c"})))
+    assert [(item.pool, item.change) for item in change.changes] == [("other", "changed")]
+
+
 async def test_reconcile(cell: Cell) -> None:
     call = with_argument(baseline(await populate(cell))["reconcile"], "lease_ms", str(LEASE_MS))
     first = await cell.store.run(call)
