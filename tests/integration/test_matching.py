@@ -119,6 +119,16 @@ async def test_pools_are_tried_by_priority_then_the_most_specific_then_in_docume
     assert {decision.pool for decision in explanation.decisions if decision.matches} >= {"a", "b"}
 
 
+@pytest.mark.parametrize("priorities", [(5, 4, 2, 3, 1), (1, 2, 3, 4, 5), (3, 5, 1, 4, 2)])
+async def test_pools_are_tried_by_priority_in_whatever_order_they_are_declared(
+    cell: Cell, priorities: tuple[int, ...]
+) -> None:
+    await cell.allocator.sync(document_of(*(pool(f"p{number}", priority=number, **EN) for number in priorities)))
+    await cell.register("n", facts=NODE)
+    decisions = (await cell.allocator.explain("n")).decisions
+    assert [decision.pool for decision in decisions] == ["p5", "p4", "p3", "p2", "p1"]
+
+
 ONE_AND_TWO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"semantic": {"contains": ["en"]}}, {"semantic": {"any": ["en", "zh"]}, "asr": {"contains": ["en"]}}),
     ({"asr": {"exact": ["en"]}}, {"asr": {"any": ["en", "zh"]}, "tts": {"exact": ["en"]}}),

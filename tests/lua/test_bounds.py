@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pyscheduler.scripts import calls
-from tests.harness import LEASE_MS, Cell, facts_of
+from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.oracle import read_state
 
 
@@ -50,9 +50,11 @@ async def test_a_search_for_64_services(cell: Cell) -> None:
     assert [found.pool for found in await cell.allocator.find("en", "en", services)] == ["en"]
 
 
-async def test_a_name_and_an_owner_and_a_reason_of_the_greatest_length(cell: Cell) -> None:
+async def test_names_and_an_owner_and_a_reason_of_the_greatest_length(cell: Cell) -> None:
     name, session = "n" * 128, "s" * 128
+    await cell.allocator.sync(document_of(pool("p" * 128, semantic={"contains": ["en"]})))
     registered = await cell.register(name, "en", session_id=session, instance="i" * 64)
+    assert registered.pool == "p" * 128
     for number in range(16):
         await cell.allocator.hold(name, owner=f"{number:02}" + "o" * 62, reason="r" * 256)
     assert len((await cell.allocator.node(name)).state.holds) == 16

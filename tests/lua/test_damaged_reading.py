@@ -11,7 +11,7 @@ from pyscheduler import NodeReport
 from pyscheduler.errors import StoreError
 from pyscheduler.scripts import calls
 from tests.harness import LEASE_MS, Cell, document_of, facts_of
-from tests.lua.baseline import baseline, populate, with_argument
+from tests.lua.baseline import DOCUMENT, baseline, populate, with_argument
 from tests.oracle import read_raw, read_state
 
 pytestmark = pytest.mark.breaks_store
@@ -155,6 +155,13 @@ async def test_a_class_without_facts_is_one_that_no_pool_takes(cell: Cell, comma
     await damage(cell, *command)
     change = await cell.allocator.sync(document_of(), allow_empty=True, force=True)
     assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "english", None)]
+
+
+async def test_the_document_in_force_mends_no_class_map(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HSET", "classes", "2", "")
+    change = await cell.allocator.sync(DOCUMENT)
+    assert (change.version_after, change.moves, change.changes, change.unassigned_nodes) == (3, (), (), 1)
 
 
 async def test_a_policy_changed_by_hand_is_followed_by_the_next_call(cell: Cell) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pyscheduler import Allocator, NodeReport
 from pyscheduler.scripts import calls
-from tests.harness import Cell, facts_of
+from tests.harness import Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, with_argument
 from tests.oracle import read_state
 
@@ -230,6 +230,24 @@ async def test_an_epoch_is_the_time_or_one_more_than_the_last(still: Cell) -> No
     # A session that the store has lost keeps its epoch if no later one can have come and gone.
     assert (await still.register("c", "en", epoch=BEGIN + 100)).session.epoch == BEGIN + 100
     assert (await still.register("d", "en", epoch=BEGIN + 99)).session.epoch == BEGIN + 100
+
+
+async def test_a_pool_that_changes_its_origin_keeps_its_number_and_its_age(still: Cell) -> None:
+    english, german = (pool(name, semantic={"contains": [code]}) for name, code in (("en", "en"), ("german", "de")))
+    await still.allocator.sync(document_of(english, german))
+    for code in ("en", "de"):
+        await still.register(code, code)
+    await still.advance(7)
+    await still.allocator.sync(document_of(), allow_empty=True)
+
+    async def pools() -> dict[str, tuple[str, int, int]]:
+        stored = (await read_state(still.store)).pools.items()
+        return {name: (one["origin"], one["id"], one["created_at"]) for name, one in stored}
+
+    assert await pools() == {"en": ("auto", 1, BEGIN), "de": ("auto", 3, BEGIN + 7)}
+    await still.advance(7)
+    await still.allocator.sync(document_of(pool("de", semantic={"contains": ["de"]})))
+    assert await pools() == {"en": ("auto", 1, BEGIN), "de": ("declared", 3, BEGIN + 7)}
 
 
 async def test_a_record_says_when_its_session_was_registered(still: Cell) -> None:

@@ -187,7 +187,7 @@ async def test_bump_config_version_grants_auto_pools_by_name_up_to_their_number(
         reply = await cell.store.run(bump(document, mode="plan"))
         added = [part for name in names for part in (name, "added")]
         assert reply[5 : 6 + len(added)] == [str(len(names)), *added]
-    assert (await cell.store.run(bump(document)))[0] == "OK"
+    assert (await cell.store.run(bump(document_of(auto={"max_pools": 6}))))[0] == "OK"
     state = await read_state(cell.store)
     ids = {name: stored["id"] for name, stored in state.pools.items()}
     assert ids == {"xx": 1, "aa": 2, "bb": 3, "cc": 4, "dd": 5, "ee": 6}

@@ -9,7 +9,8 @@ import pytest
 
 from pyscheduler.errors import InvalidInput
 from pyscheduler.scripts import calls, load_scripts
-from tests.harness import Cell
+from tests.cells import limited_cell
+from tests.harness import Cell, document_of, pool
 from tests.lua.baseline import baseline, populate, with_argument
 
 _ARGUMENT = re.compile(r"^--   \d+ +(\w+) +(.*)$", re.MULTILINE)
@@ -72,6 +73,14 @@ async def test_a_call_of_touch_nodes_takes_1_to_500_nodes(cell: Cell) -> None:
     for count in (0, 501):
         with pytest.raises(InvalidInput):
             await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", token, "", ""] * count))
+
+
+async def test_a_document_declares_as_many_pools_as_are_allowed(redis_url: str, namespace: str) -> None:
+    pools = [pool(f"p{number}", semantic={"contains": ["en"]}) for number in range(3)]
+    async with limited_cell(redis_url, namespace, MAX_POOLS=2) as cell:
+        assert len((await cell.allocator.sync(document_of(*pools[:2]))).changes) == 2
+        with pytest.raises(InvalidInput, match="pools"):
+            await cell.allocator.sync(document_of(*pools))
 
 
 async def test_the_parts_of_a_heartbeat_are_bounded(cell: Cell) -> None:
