@@ -222,6 +222,7 @@ async def test_a_waiting_class_is_placed_when_an_idle_pool_makes_room(cell: Cell
     _, fields = (await read_raw(cell.store))["history"][-1]
     assert fields[3:8:2] == ["auto_pool_created", "reconcile", "idle auto pools removed, waiting classes placed"]
     assert json.loads(fields[9]) == [{"pool": "en", "change": "removed"}, {"pool": "de", "change": "added"}]
+    assert fields[11] == ""
 
 
 async def test_the_configuration_says_what_is_in_force_and_who_made_it_so(cell: Cell) -> None:
