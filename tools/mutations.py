@@ -78,6 +78,9 @@ _EXACT = 2**31
 # What is said to people is not what the code does: other tests and reviewers look at that.
 _MESSAGES = {"badarg", "violation", "redis.error_reply", "log.debug", "log.info", "log.warning"}
 
+# Takes the name of what it makes, which nobody asks for.
+_NAMED = {"ParamSpec", "TypeVar"}
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -150,8 +153,10 @@ def _is_talk(node: Node) -> bool:
         return "Literal" not in text_of(node)  # read late, and by nobody
     if node.type == "keyword_argument":
         return text_of(node).startswith(("description=", "title=", "examples="))
+    if node.type == "assignment" and text_of(node.children[0]) == "__all__":
+        return True  # a list of names for linters and readers
     called = node.child_by_field_name("name") or node.child_by_field_name("function")
-    return node.type in ("function_call", "call") and called is not None and text_of(called) in _MESSAGES
+    return node.type in ("function_call", "call") and called is not None and text_of(called) in _MESSAGES | _NAMED
 
 
 def _changes(node: Node, language: str) -> Iterator[tuple[Node, str]]:

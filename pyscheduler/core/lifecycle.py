@@ -96,6 +96,7 @@ class Lifecycle:
                 times = f"{self._failures} times in a row" if self._failures > 1 else "once"
                 return self._change(NodeStatus.DEGRADED, f"Health check failed {times}: {failure}")
             return self.on_time(now_ms)
+        self._failure = "too few healthy heartbeats"
         self._failures = 0
         self._passes += 1
         if self.status is NodeStatus.DEGRADED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -81,10 +82,11 @@ def test_schema_versions(version: str | None, admitted: bool) -> None:
     assert (AdmissionPolicy().check([RTX], version) == []) is admitted
 
 
-def test_an_absent_schema_version_counts_as_1_0() -> None:
-    (missing,) = AdmissionPolicy(schema_versions=("2.0",)).check([RTX], None)
+@pytest.mark.parametrize(("version", "reported"), [(None, "none, which counts as 1.0"), ("3.0", "'3.0'")])
+def test_an_absent_schema_version_counts_as_1_0(version: str | None, reported: str) -> None:
+    (missing,) = AdmissionPolicy(schema_versions=("2.0", "2.1")).check([RTX], version)
     assert missing.code is ErrorCode.INVALID_CAPABILITY_SCHEMA
-    assert "reported: none, which counts as 1.0" in missing.message
+    assert missing.message == f"capability_schema_version must be one of 2.0, 2.1; reported: {reported}"
 
 
 def test_everything_that_is_missing_is_told_at_once() -> None:
@@ -123,9 +125,20 @@ def test_json_can_be_read_back(count: int, memory: int, patterns: list[str]) -> 
     assert again.digest == one.digest
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"gpu":{"min_count":0}}', '{"gpus":{}}', '{"schema_versions":[]}'])
-def test_what_is_no_policy_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="not an admission policy"):
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("", "text"),
+        ("[]", "text"),
+        ("null", "text"),
+        ('{"gpu":{"min_count":0}}', "gpu.min_count"),
+        ('{"gpus":{}}', "gpus"),
+        ('{"schema_versions":[]}', "schema_versions"),
+        ('{"schema_versions":["1.0",2]}', "schema_versions.1"),
+    ],
+)
+def test_what_is_no_policy_is_refused(text: str, where: str) -> None:
+    with pytest.raises(InvalidInput, match=f"not an admission policy: {re.escape(where)}: "):
         AdmissionPolicy.from_json(text)
 
 
@@ -157,3 +170,11 @@ def test_four_gpus_are_shown_and_the_rest_are_counted() -> None:
     for count, tail in ((4, "(counts)"), (5, ", 1 more")):
         (missing,) = policy(min_count=8).check([RTX] * count, None)
         assert missing.message.endswith(tail), missing.message
+
+
+@pytest.mark.parametrize(
+    ("patterns", "shown"), [("abcd", "'a', 'b', 'c', 'd'"), ("abcde", "'a', 'b', 'c', 'd' or 1 more patterns")]
+)
+def test_four_patterns_are_shown_and_the_rest_are_counted(patterns: str, shown: str) -> None:
+    (missing,) = policy(name_patterns=list(patterns)).check([], None)
+    assert missing.message == f"a node must have at least 1 GPU whose name fits {shown}; reported: no GPU"

@@ -17,6 +17,7 @@ from pyscheduler.core.document import (
     duration_ms,
     duration_text,
 )
+from pyscheduler.core.limits import MAX_IDLE_TTL_MS, MIN_IDLE_TTL_MS
 from pyscheduler.core.rules import MatchRule
 from pyscheduler.errors import DocumentInvalid
 
@@ -124,8 +125,8 @@ def test_a_document_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("", "", "not JSON"),
-        ("[]", "", "must be a JSON object"),
+        ("", "", "the stored document is not JSON"),
+        ("[]", "", "the stored document must be a JSON object"),
         ('{"schema":2}', "schema", "this version reads schema 1"),
         ('{"pools":[{"name":"a"}]}', "pools.0.match", "required"),
         ('{"auto":{"idle_ttl_ms":true}}', "auto.idle_ttl", "no duration"),
@@ -213,6 +214,14 @@ def test_durations(value: object, milliseconds: int) -> None:
 def test_what_is_no_duration_or_out_of_bounds_is_refused(value: object) -> None:
     with pytest.raises(ValidationError):
         AutoPolicy.model_validate({"idle_ttl": value})
+
+
+def test_an_idle_ttl_goes_from_its_least_to_its_greatest() -> None:
+    for value, ms in (("100ms", MIN_IDLE_TTL_MS), (2_592_000, MAX_IDLE_TTL_MS)):
+        assert AutoPolicy.model_validate({"idle_ttl": value}).idle_ttl_ms == ms
+    for value in ("99ms", "2592000001ms"):
+        with pytest.raises(ValidationError, match=f"must be from 100ms to 30d, not '{value}'"):
+            AutoPolicy.model_validate({"idle_ttl": value})
 
 
 @pytest.mark.parametrize(("share", "permille"), [(0, 0), (0.0, 0), (0.0004, 0), (0.3335, 334), (0.999, 999), (1, 1000)])

@@ -107,11 +107,16 @@ def test_what_is_out_of_bounds_is_named(members: dict[str, object], named: str) 
         Facts(**members)  # type: ignore[arg-type]
 
 
+def test_bounds_are_exact() -> None:
+    assert len(Facts(services=[f"s{i}" for i in range(256)]).services) == 256
+    assert len(Facts(gpu_memory_gb=[1] * 64).gpu_memory_gb) == 64
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"color":[]}', '{"asr":1}', '{"asr":[1]}', '{"labels":[]}', '{"gpu_memory_gb":{}}', "NaN"]
 )
 def test_what_is_no_facts_json_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match=r"^facts\b|^asr: 1 is"):
         Facts.from_json(text)
 
 

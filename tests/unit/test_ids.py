@@ -107,9 +107,24 @@ def test_shown_leaves_a_short_value_readable_and_tells_the_length_of_a_long_one(
 
 
 @pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (12345, 5, "12345"),
+        (123456, 5, "12345..."),
+        ("x" * 5, 5, "'xxxxx'"),
+        ("x" * 6, 5, "'xxxxx...' (6 characters)"),
+        ("xxxx\n", 5, "'xxxx\\...' (5 characters)"),  # as long as may be, but not when it is escaped
+    ],
+)
+def test_shown_cuts_what_is_longer_than_its_limit(value: object, limit: int, text: str) -> None:
+    assert ids.shown(value, limit) == text
+
+
+@pytest.mark.parametrize(
     ("check", "what"),
     [
         (ids.node_id, "node id"),
+        (ids.instance_id, "instance id"),
         (ids.pool_name, "pool name"),
         (ids.service_type, "service type"),
         (ids.label_key, "label key"),

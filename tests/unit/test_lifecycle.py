@@ -102,6 +102,11 @@ def test_a_node_that_is_not_ready_when_the_warm_up_ends_is_degraded_and_told_why
     assert change == StatusChange(REGISTERING, DEGRADED, "Not ready within 60 s: not running: asr, nmt")
 
 
+def test_a_healthy_heartbeat_is_too_late_if_it_is_not_yet_enough() -> None:
+    node = Node(LifecyclePolicy(checks_to_ready=2, warmup_ms=10))
+    assert node.beat(GOOD) == StatusChange(REGISTERING, DEGRADED, "Not ready within 0.01 s: too few healthy heartbeats")
+
+
 def test_a_healthy_heartbeat_wins_over_a_warm_up_that_just_ended() -> None:
     node = Node(LifecyclePolicy(warmup_ms=10))
     assert node.beat(GOOD) == StatusChange(REGISTERING, READY, "Health check passed")
@@ -173,3 +178,11 @@ def test_each_threshold_goes_from_1_to_its_bound(name: str, top: int) -> None:
     for too_far in (0, top + 1):
         with pytest.raises(InvalidInput, match=f"{name} must be from 1 to {top}, not {too_far}"):
             LifecyclePolicy(**{name: too_far})
+
+
+def test_core_services_are_1_to_32() -> None:
+    for count in (1, 32):
+        assert len(LifecyclePolicy(core_services=("x",) * count).core_services) == count
+    for count in (0, 33):
+        with pytest.raises(InvalidInput, match=f"core_services must name 1 to 32 service types, not {count}"):
+            LifecyclePolicy(core_services=("x",) * count)
