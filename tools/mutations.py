@@ -82,6 +82,10 @@ _MESSAGES = {"badarg", "violation", "redis.error_reply", "log.debug", "log.info"
 _NAMED = {"ParamSpec", "TypeVar"}
 
 
+# To return nothing instead decides nothing else.
+_NO_VALUE = {"None", "False"}
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One fault.
@@ -153,8 +157,10 @@ def _is_talk(node: Node) -> bool:
         return "Literal" not in text_of(node)  # read late, and by nobody
     if node.type == "keyword_argument":
         return text_of(node).startswith(("description=", "title=", "examples="))
-    if node.type == "assignment" and text_of(node.children[0]) == "__all__":
+    if node.type == "assignment" and text_of(node).startswith(("__all__ =", "__all__:")):
         return True  # a list of names for linters and readers
+    if node.type == "assignment" and (kind := node.child_by_field_name("type")) and text_of(kind) == "TypeAlias":
+        return True
     called = node.child_by_field_name("name") or node.child_by_field_name("function")
     return node.type in ("function_call", "call") and called is not None and text_of(called) in _MESSAGES | _NAMED
 
@@ -220,7 +226,7 @@ def _left_out_in_python(node: Node) -> Iterator[tuple[Node, str]]:
     """Calls, assignments to parts of what exists, exceptions, and what a function returns."""
     if node.type == "raise_statement":
         yield node, "pass"
-    elif node.type == "return_statement" and len(node.children) > 1 and text_of(node.children[1]) != "None":
+    elif node.type == "return_statement" and len(node.children) > 1 and text_of(node.children[1]) not in _NO_VALUE:
         yield node.children[1], "None"
     elif node.type == "expression_statement":
         inner = node.children[0]

@@ -274,8 +274,7 @@ def _running(kind: str, declared: Mapping[str, Any], ready: tuple[str, ...]) -> 
         return running
     says_what_is_ready = by_type or declared.get("capability_state") is not None
     for model in _enabled_models(declared):
-        name = _type(kind, "installed_models", model["kind"])
-        running[name] = running.get(name, False) or name in ready or not says_what_is_ready
+        running[_type(kind, "installed_models", model["kind"])] = not says_what_is_ready
     return running | dict.fromkeys(ready, True)
 
 

@@ -32,21 +32,21 @@ class _Conditions:
 def shadowed(pools: Iterable[DeclaredPool]) -> list[tuple[int, int]]:
     """Each pool that an earlier one shadows: its index, and the index of the first in match order that does."""
     ranked = sorted(enumerate(pools), key=lambda entry: match_rank(entry[1]))
-    guarantees = [_guaranteed(pool.match) for _, pool in ranked]
-    frequency = Counter(atom for conditions in guarantees for atom in conditions.atoms)
+    conditions = [_conditions(pool.match) for _, pool in ranked]
+    frequency = Counter(atom for each in conditions for atom in each.atoms)
     # Not all pools are compared with each other: each is filed under something that any pool it shadows must guarantee,
     # the rarest such thing.
-    demands: dict[int, _Conditions] = {}
     filed: defaultdict[_Atom, list[int]] = defaultdict(list)
     found = []
-    for rank, (index, pool) in enumerate(ranked):
-        candidates = (earlier for key in _lookups(guarantees[rank]) for earlier in filed.get(key, ()))
-        shadow = min((earlier for earlier in candidates if _implies(guarantees[rank], demands[earlier])), default=None)
+    for rank, (index, _) in enumerate(ranked):
+        candidates = (earlier for key in _lookups(conditions[rank]) for earlier in filed.get(key, ()))
+        shadow = min(
+            (earlier for earlier in candidates if _implies(conditions[rank], conditions[earlier])), default=None
+        )
         if shadow is not None:
             found.append((index, ranked[shadow][0]))
             continue  # what it would shadow is shadowed by the same pool as itself
-        demands[rank] = _demanded(pool.match)
-        for key in _filing_keys(demands[rank], frequency):
+        for key in _filing_keys(conditions[rank], frequency):
             filed[key].append(rank)
     return found
 
@@ -84,17 +84,8 @@ def _implies(guaranteed: _Conditions, demanded: _Conditions) -> bool:
     return True
 
 
-def _demanded(match: MatchRule) -> _Conditions:
-    """What a node must meet so that the rule matches."""
-    return _taken_apart(match, exact_has=False)
-
-
-def _guaranteed(match: MatchRule) -> _Conditions:
-    """What holds of each node that the rule matches: one whose languages are exactly en and zh also has en."""
-    return _taken_apart(match, exact_has=True)
-
-
-def _taken_apart(match: MatchRule, *, exact_has: bool) -> _Conditions:
+def _conditions(match: MatchRule) -> _Conditions:
+    """What holds of each node that the rule matches, and of no other."""
     atoms: set[_Atom] = {("service", "", service) for service in match.services}
     atoms |= {("label", key, value) for key, value in match.labels.items()}
     some: dict[str, frozenset[str]] = {}
@@ -106,8 +97,8 @@ def _taken_apart(match: MatchRule, *, exact_has: bool) -> _Conditions:
             continue
         if rule.mode == "exact":
             atoms.add(("exactly", member, ",".join(rule.codes)))
-        if rule.mode != "exact" or exact_has:
-            atoms |= {("has", member, code) for code in rule.codes}
+        # A node whose languages are exactly en and zh also has en.
+        atoms |= {("has", member, code) for code in rule.codes}
     gpu = match.gpu
     if gpu is None:
         return _Conditions(frozenset(atoms), some, gpus=0, memory_gb=0)

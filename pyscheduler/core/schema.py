@@ -25,9 +25,6 @@ def document_schema() -> dict[str, Any]:
 
 
 def _mend(part: Any) -> None:
-    if isinstance(part, list):
-        for item in part:
-            _mend(item)
     if not isinstance(part, dict):
         return
     for key, member in part.get("properties", {}).items():

@@ -90,7 +90,7 @@ def path_text(path: Path) -> str:
         if isinstance(step, str) and _PLAIN_KEY.fullmatch(step):
             text += f".{step}" if text else step
         else:
-            text += f"[{step if isinstance(step, int) else shown(step)}]"
+            text += f"[{shown(step)}]"
     return text
 
 
@@ -133,7 +133,7 @@ def _refusal(message: str, line: int | None = None, where: str = "") -> Document
 class _Frame:
     node: Sequence | Mapping
     awaits_key: bool
-    is_key: bool = False
+    is_key: bool
     entries: int = 0
     key: str | None = None
     key_line: int = 0
@@ -238,7 +238,8 @@ class _Tree:
 # --- YAML ------------------------------------------------------------------------------------------------------------
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DIRECTIVE = re.compile("^%", re.MULTILINE)
+# A line of libyaml's begins after any of these.
+_DIRECTIVE = re.compile("(?<![^\r\n\x85\u2028\u2029])%")
 
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -376,8 +377,9 @@ class _JsonReader:
         match = _TOKEN.match(self._text, self._position)
         if match is None or match.lastgroup is None:
             start = _FIRST.search(self._text, self._position)
-            self._locate(start.start() if start else len(self._text))
-            raise _NotJson(f"{shown(start[0])} cannot stand here" if start else "it ends too early", self._line)
+            assert start is not None  # the end is a token
+            self._locate(start.start())
+            raise _NotJson(f"{shown(start[0])} cannot stand here", self._line)
         self._kind, self._token = match.lastgroup, match[match.lastgroup]
         self._locate(match.start(match.lastgroup))
         self._position = match.end()

@@ -48,23 +48,20 @@ def parse_header(name: str, source: str) -> Header:
 
     Args:
         name: the file's name, for errors.
-        source: the file's text.
+        source: the file's text, which begins with the line ``#!lua``.
 
     Raises:
         HeaderError: a section is missing or an entry is out of order; the message names file and line.
     """
-    lines = source.splitlines()
-    start = 1 if lines and lines[0].startswith("#!") else 0
     sections: dict[str, list[str]] = {"purpose": [], "KEYS": [], "ARGV": [], "REPLY": [], "EVENTS": [], "COST": []}
     numbered: dict[str, list[tuple[str, str, bool]]] = {"KEYS": [], "ARGV": []}
     section = "purpose"
-    for number, line in enumerate(lines[start:], start + 1):
+    for number, line in enumerate(source.splitlines()[1:], 2):
         if not line.startswith("--") or line.startswith("--@"):
             break
         if opened := _SECTION.match(line):
             section = opened[1]
-            if opened[2]:
-                sections[section].append(opened[2].strip())
+            sections[section].append(opened[2].strip())
         elif section in numbered and (entry := _ENTRY.match(line)):
             if int(entry[1]) != len(numbered[section]) + 1:
                 raise HeaderError(f"{name}:{number}: entry {entry[1]} of {section} is out of order")

@@ -18,7 +18,7 @@ from pyscheduler.core.document import (
     duration_text,
 )
 from pyscheduler.core.limits import MAX_IDLE_TTL_MS, MIN_IDLE_TTL_MS
-from pyscheduler.core.rules import MatchRule
+from pyscheduler.core.rules import LanguageRule, MatchRule
 from pyscheduler.errors import DocumentInvalid
 
 EVERYTHING: dict[str, Any] = {
@@ -235,3 +235,11 @@ def test_shares_are_kept_in_thousandths(share: float, permille: int) -> None:
 def test_canonical_data_that_is_none_is_refused_and_no_crash(text: str) -> None:
     with pytest.raises(DocumentInvalid):
         PoolDocument.from_canonical(text)
+
+
+def test_what_a_rule_breaks_is_found_beside_what_is_wrong_in_it() -> None:
+    with pytest.raises(ValidationError) as refused:
+        LanguageRule.model_validate({"contains": ["en"], "any": ["x"]})
+    breach = refused.value.errors()[-1]
+    assert (breach["type"], breach["loc"]) == ("value_error", ())
+    assert breach["msg"] == "give one of exact, contains and any, not contains and any"

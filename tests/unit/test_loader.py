@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
 from pyscheduler.core.results import EVENT_TYPES
 from pyscheduler.errors import InvalidInput
 from pyscheduler.keys import KEY_NAMES, key, namespace
-from pyscheduler.scripts import ScriptError, calls, load_scripts
-from pyscheduler.scripts.header import HeaderError, parse_header
+from pyscheduler.scripts import ScriptError, calls, load_scripts, loader
+from pyscheduler.scripts.header import Header, HeaderError, parse_header
 from pyscheduler.scripts.loader import expand, lua_directory
 
 SCRIPTS = load_scripts()
@@ -72,7 +73,7 @@ def test_an_override_changes_the_hash_of_the_scripts_that_include_it() -> None:
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=lambda script: script.name)
 def test_the_text_for_old_engines_differs_in_its_first_line_only(script) -> None:
     assert script.source.startswith("#!lua")
-    assert not script.plain_source.startswith("#!")
+    assert script.plain_source.startswith("--\n")
     assert script.source.split("\n")[1:] == script.plain_source.split("\n")[1:]
     assert script.sha == hashlib.sha1(script.source.encode()).hexdigest()
 
@@ -151,7 +152,7 @@ def test_arguments_are_encoded_as_the_scripts_read_them() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("#!lua\n-- Purpose.\n--\n-- KEYS\n--   2 config hash\n", "entry 2 of KEYS is out of order"),
+        ("#!lua\n-- Purpose.\n--\n-- KEYS\n--   2 config hash\n", "^a.lua:5: entry 2 of KEYS is out of order"),
         (
             "#!lua\n-- Purpose.\n-- KEYS\n--   1 config list\n-- REPLY\n--   OK\n-- EVENTS none\n-- COST O(1)\n",
             "list is no type",
@@ -165,11 +166,52 @@ def test_a_malformed_header_is_refused(source: str, message: str) -> None:
         parse_header("a.lua", source)
 
 
-def test_what_takes_several_lines_is_read_as_one() -> None:
-    header = parse_header(
-        "a.lua", "#!lua\n-- Does\n-- much.\n-- REPLY\n--   OK\n-- EVENTS none\n-- COST O(1);\n--   twice\n\nreturn 1"
+@pytest.mark.parametrize("body", ["\nreturn 1\n-- A comment.", "--@include lib/a.lua"])
+@pytest.mark.parametrize(("last", "variadic"), [("2", False), ("2..", True)])
+def test_a_header_is_read_up_to_the_body(body: str, last: str, variadic: bool) -> None:
+    source = f"""#!lua
+-- Does
+-- much.
+--
+-- KEYS
+--   1 config  hash
+--   2 events  stream
+-- ARGV
+--   1 now     integer ms
+--   {last} items  text
+-- REPLY
+--   OK
+--   BUSY
+-- EVENTS node.one node.two
+-- COST O(1);
+--   twice
+{body}
+"""
+    assert parse_header("a.lua", source) == Header(
+        purpose="Does much.",
+        keys=("config", "events"),
+        key_types=("hash", "stream"),
+        args=("now", "items"),
+        variadic=variadic,
+        reply=("OK", "BUSY"),
+        events=("node.one", "node.two"),
+        cost="O(1); twice",
     )
-    assert (header.purpose, header.cost, header.events) == ("Does much.", "O(1); twice", ())
+
+
+def test_a_script_needs_neither_keys_nor_arguments_nor_events() -> None:
+    header = parse_header("a.lua", "#!lua\n-- Purpose.\n-- REPLY OK\n-- EVENTS none\n-- COST O(1)\n")
+    assert header == Header("Purpose.", (), (), (), False, ("OK",), (), "O(1)")
+
+
+def test_the_lua_files_are_in_the_package_or_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pyscheduler"
+    monkeypatch.setattr(loader, "__file__", str(package / "scripts" / "loader.py"))
+    with pytest.raises(ScriptError, match=f"neither {package / '_lua'} nor {tmp_path / 'lua'} is there; reinstall"):
+        lua_directory()
+    for folder in (tmp_path / "lua", package / "_lua"):
+        folder.mkdir(parents=True)
+        assert lua_directory() == folder
 
 
 def test_every_key_of_a_namespace_is_in_one_slot() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyscheduler.core.profile import NodeProfile
-from pyscheduler.core.protocol import parse_frame
+from pyscheduler.core.protocol import FrameError, parse_frame
 from tests.fixtures.clients import HEAD
 
 
@@ -52,3 +52,16 @@ def test_nodes_that_declare_the_same_share_one_profile() -> None:
     )
     assert first is again
     assert other is not first
+def test_a_service_without_a_status_beside_one_with_it_runs_if_it_is_called_ready() -> None:
+    services = [service("asr"), service("nmt", None)]
+    older = {"capability_by_type": None, "capability_schema_version": None}
+    assert running(services, **older, capability_state={"nmt-1": "Ready"}) == {"asr": True, "nmt": True}
+    assert running(services, **older, capability_state=None) == {"asr": True, "nmt": False}
+
+
+def test_the_kind_of_a_model_that_stands_for_a_service_is_a_service_type() -> None:
+    models = [{**HEAD.register(node_id="n")["installed_models"][0], "kind": "a b", "model_id": "m"}]
+    older = {"capability_by_type": None, "capability_schema_version": None, "capability_state": {"m": "ready"}}
+    for changed in ({}, older):
+        with pytest.raises(FrameError, match="node_register is refused: installed_models: 'a b' is no service type"):
+            running(None, installed_models=models, **changed)

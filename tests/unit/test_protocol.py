@@ -106,7 +106,7 @@ def test_unknown_fields_services_devices_and_statuses_are_accepted_and_kept() ->
         ('{"type":"job_assign"}', "unknown message type 'job_assign'"),
         ('{"type":"a\\u0000b"}', r"unknown message type 'a\\x00b'"),
         ('{"type":"node_heartbeat","type":"node_register"}', "'type' is there twice"),
-        ('{"type":"x","deep":[{"a":1,"b":2,"a":1}]}', "'a' is there twice"),
+        ('{"type":"x","deep":[{"b":1,"a":2,"a":1}]}', "'a' is there twice"),
         ('{"type":"x","a":NaN}', "NaN is no JSON value"),
         ('{"type":"x","a":-Infinity}', "-Infinity is no JSON value"),
         ('{"type":"x","a":1e999}', "'1e999' is too large"),
@@ -128,6 +128,24 @@ def test_what_is_no_message_is_refused(frame: str | bytes, told: str) -> None:
     assert len(message) <= MAX_ERROR_CHARS
 
 
+def test_an_integer_has_20_digits_at_most() -> None:
+    assert parse_frame(json.dumps(heartbeat(x=10**20 - 1))).raw["x"] == 10**20 - 1
+    assert "an integer has 21 digits, at most 20 are allowed" in refused(json.dumps(heartbeat(x=10**20)))
+
+
+def test_a_long_message_is_cut_to_what_a_reply_may_hold() -> None:
+    for size in (MAX_ERROR_CHARS - 1, MAX_ERROR_CHARS):
+        assert str(FrameError(ErrorCode.INVALID_MESSAGE, "x" * size)) == "x" * size
+    cut = str(FrameError(ErrorCode.INVALID_MESSAGE, "x" * (MAX_ERROR_CHARS + 1)))
+    assert cut == "x" * (MAX_ERROR_CHARS - 3) + "..."
+
+
+def test_all_problems_of_a_message_are_in_its_refusal() -> None:
+    assert refused('{"type":"node_heartbeat","node_id":1,"timestamp":1}') == (
+        "node_heartbeat is refused: node_id: Input should be a valid string, not 1; resource_usage: Field required"
+    )
+
+
 def test_an_escaped_emoji_is_no_lone_surrogate() -> None:
     frame = parse_frame(changed(heartbeat(), "node_id", "\U0001f600"))
     assert isinstance(frame.body, NodeHeartbeat)
@@ -141,6 +159,7 @@ def test_size_is_bounded_in_bytes() -> None:
     assert "too large" in refused(json.dumps(heartbeat(padding="x" * (room + 1))))
     wide = json.dumps(heartbeat(padding="\u4e2d" * (room // 3 + 1)), ensure_ascii=False)
     assert len(wide) < MAX_MESSAGE_BYTES
+    parse_frame(json.dumps(heartbeat(padding="\u4e2d" * (room // 3) + "x" * (room % 3)), ensure_ascii=False))
     assert "too large" in refused(wide)
     assert "too large" in refused(wide.encode())
     assert f"at most {MAX_MESSAGE_BYTES}" in refused("x" * 10 * MAX_MESSAGE_BYTES)
@@ -354,7 +373,7 @@ def test_languages_of_clients_that_know_no_language_lists_are_those_of_their_ena
     model = message["installed_models"][0]
     message["installed_models"] += [
         {**model, "model_id": "off", "src_lang": "fr", "enabled": False},
-        {**model, "model_id": "any", "src_lang": "auto"},
+        *({**model, "model_id": f"any {code}", "src_lang": code} for code in ("", "*", "auto", "MULTI")),
         {**model, "model_id": "none", "src_lang": None},
         {**model, "model_id": "voice", "kind": "tts", "src_lang": "es", "tgt_lang": None},
     ]
@@ -382,6 +401,31 @@ def test_services_of_schema_1_0_are_the_kinds_of_ready_models_and_the_types_in_r
     message = REVISIONS[1].register(State(stopped=("tts",)))
     message["installed_services"] = [{"service_id": "node-inference", "version": "1", "platform": "linux-x64"}]
     assert profile(message).running == {"asr": True, "nmt": True, "tts": False}
+
+
+@pytest.mark.parametrize(
+    ("service", "kinds"),
+    [("zh-asr", ("asr",)), ("Whisper_1", ("asr",)), ("nmt", ("nmt",)), ("piper_tts", ("tts",)), ("asrx", ())],
+)
+def test_an_id_of_a_service_may_tell_its_type(service: str, kinds: tuple[str, ...]) -> None:
+    message = REVISIONS[1].register(State(services=()))
+    message["installed_services"] = [{"service_id": service, "version": "1", "platform": "linux-x64"}]
+    message["capability_state"] = {service: "ready"}
+    assert profile(message).facts.services == kinds
+
+
+def test_ready_models_are_as_many_as_services_may_be() -> None:
+    message = REVISIONS[0].register()
+    model = message["installed_models"][0] | {"src_lang": None, "tgt_lang": None}
+
+    def ready(count: int) -> NodeProfile:
+        names = [f"m{index}" for index in range(count)]
+        models = [{**model, "model_id": name} for name in names]
+        return profile({**message, "installed_models": models, "capability_state": dict.fromkeys(names, "ready")})
+
+    assert ready(256).facts.services == (model["kind"],)
+    with pytest.raises(FrameError, match="node_register is refused: services: 257 given, at most 256 are allowed"):
+        ready(257)
 
 
 # --- heartbeats and what they change ---------------------------------------------------------------------------------
@@ -437,6 +481,15 @@ def test_a_record_beyond_its_bound_is_refused_unless_only_derived_lists_make_it_
     assert (
         merged(seen, REVISIONS[3].heartbeat("n") | {"language_capabilities": message["language_capabilities"]}) is seen
     )
+    bulky = REVISIONS[3].register() | {"notes": ""}
+    room = 65536 - len(profile(bulky).record)
+    for size, kept in ((room, True), (room + 1, False)):
+        assert ("left_out" not in profile(bulky | {"notes": "x" * size}).record) is kept
+    short = REVISIONS[0].register() | {"notes": ""}
+    room = 65536 - len(profile(short).record)
+    assert len(profile(short | {"notes": "x" * room}).record) == 65536
+    with pytest.raises(FrameError, match="what the node declares takes 65537 bytes, at most 65536 are kept"):
+        profile(short | {"notes": "x" * (room + 1)})
     message["notes"] = "x" * 66_000
     with pytest.raises(FrameError, match="at most 65536 are kept"):
         profile(message)
@@ -466,6 +519,14 @@ def test_usage_is_what_was_sent_with_its_metrics_and_bounded() -> None:
     usage = json.loads(usage_of(parse_frame(json.dumps(heartbeat()))))
     assert usage["gpu_percent"] == 40.0
     assert usage["processing_metrics"] == {"serviceEfficiencies": {"example-asr": 3.5}}
+    metrics = {name: {"x": 1} for name in ("rerun_metrics", "processing_metrics", "asr_metrics")}
+    message = heartbeat(**metrics, other_metrics={"x": 1})
+    assert json.loads(usage_of(parse_frame(json.dumps(message)))) == message["resource_usage"] | metrics
+    message = heartbeat(processing_metrics={"x": ""})
+    room = 4096 - len(usage_of(parse_frame(json.dumps(message))))
+    for size, kept in ((room, True), (room + 1, False)):
+        message["processing_metrics"]["x"] = "x" * size
+        assert ("processing_metrics" in usage_of(parse_frame(json.dumps(message)))) is kept
     message = heartbeat(processing_metrics={"serviceEfficiencies": {f"service-{i}": 1.5 for i in range(1000)}})
     text = usage_of(parse_frame(json.dumps(message)))
     assert len(text) <= 4096

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pyscheduler.core import ids, languages
+from pyscheduler.core import ids, languages, reader
 from pyscheduler.core.document import PoolDocument
 from pyscheduler.core.limits import MAX_DOCUMENT_BYTES, MAX_PROBLEMS
 from pyscheduler.core.reader import document_schema, load_document
@@ -496,6 +496,12 @@ def test_all_that_is_wrong_is_said_at_once(case: str) -> None:
         assert words in problem.message
 
 
+def test_what_a_rule_breaks_is_said_beside_what_is_wrong_in_it() -> None:
+    found = problems("pools: [{name: a, match: {asr: {contains: [en], any: [x]}}}]")
+    breach = [problem.message for problem in found if problem.where == "pools[0].match.asr"]
+    assert (breach, len(found)) == (["give one of exact, contains and any, not contains and any"], 2)
+
+
 def test_problems_come_in_the_order_of_the_text() -> None:
     for text, _ in WRONG.values():
         lines = [line or 0 for line, _ in places(textwrap.dedent(text))]
@@ -539,13 +545,65 @@ def test_hostile_words_are_repeated_shortened_and_escaped() -> None:
             assert len(str(problem)) < 500
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("[]", "", "the document must be a mapping (key: value), not a list"),
+        ("name: x", "name", "unknown key 'name': the keys here are schema, admission, auto, guard, pools"),
+        ("auto: {min_pools: 1}", "auto.min_pools", "unknown key 'min_pools': did you mean max_pools?"),
+        ("auto: {max-Pools: 1}", "auto.max-Pools", "unknown key 'max-Pools': did you mean max_pools?"),
+        ("auto: []", "auto", "must be a mapping (key: value), not a list"),
+        ("guard: 5", "guard", "must be a mapping (key: value), not the number 5"),
+        ("pools: [{name: a}]", "pools[0].match", "is missing"),
+        ("match: {labels: [x]}", "labels", "must be a mapping (key: value), not a list"),
+        ("match: {labels: {a: }}", "labels.a", "must be text, not nothing"),
+        ("match: {services: {a: 1}}", "services", "must be a list such as [a, b], not a mapping"),
+        ("match: {services: asr}", "services", "must be a list such as [a, b], not the text 'asr'"),
+        ("match: {services: [1]}", "services[0]", "must be text, not the number 1: put it in quotes"),
+        ("match: {services: [[]]}", "services[0]", "must be text, not a list"),
+        ("patterns: ['']", "[0]", "is empty: fill it in, or leave the key out"),
+        (f"patterns: [{'x' * 129}]", "[0]", "has 129 characters, at most 128 are allowed"),
+        (f"patterns: [{'x, ' * 33}]", "", "has 33 entries, at most 32 are allowed"),
+        ("admission: {schema_versions: []}", "admission.schema_versions", "is empty: fill it in, or leave the key out"),
+        ("admission: {gpu: {min_count: 0}}", "admission.gpu.min_count", "must be at least 1, not 0"),
+        ("admission: {gpu: {min_count: 65}}", "admission.gpu.min_count", "must be at most 64, not 65"),
+        ("auto: {enabled: 1}", "auto.enabled", "must be true or false, not the number 1"),
+        (
+            "pools: [{name: a, match: {services: [asr]}}, {name: b, match: {services: [asr]}}]",
+            "pools[1]",
+            "no node can reach pool 'b': 'a' (pools[0] on line 1) is tried earlier and takes every node that matches; "
+            "give this pool a higher priority or remove it",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_full(text: str, where: str, message: str) -> None:
+    if text.startswith("match"):
+        text, where = f"pools: [{{name: a, {text}}}]", f"pools[0].match.{where}"
+    if text.startswith("patterns"):
+        text, where = f"admission: {{gpu: {{name_{text}}}}}", f"admission.gpu.name_patterns{where}"
+    assert problems(text) == (Problem(where, message, 1),)
+
+
+def test_a_problem_of_the_whole_text_names_its_source() -> None:
+    assert problems("[]", source="a.yaml") == (
+        Problem("", "a.yaml: the document must be a mapping (key: value), not a list", 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "folded"), [("minCount", "min_count"), ("Min-Count", "min_count"), ("GPU", "gpu"), ("a" * 65, "a" * 64)]
+)
+def test_a_key_is_compared_as_it_is_meant(key: str, folded: str) -> None:
+    assert reader._folded(key) == folded
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
 def test_more_than_200_problems_are_counted() -> None:
     found = problems("".join(f"key{n}: 1\n" for n in range(250)))
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1].message == "50 more problems are not listed"
+    assert found[-1] == Problem("", "50 more problems are not listed")
 
     pools = [{"name": f"p{n}", "match": {f"key{k}": 1 for k in range(40)}} for n in range(2000)]
     found = problems(json.dumps({"pools": pools}))
@@ -574,6 +632,23 @@ def test_more_pools_than_there_may_be_get_one_clear_error(text: str) -> None:
     (problem,) = problems(text)
     assert problem.where == "pools"
     assert "more than 2000 entries" in problem.message
+
+
+def test_a_document_may_be_as_large_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(PoolDocument().canonical())
+    monkeypatch.setattr(reader, "MAX_DOCUMENT_BYTES", size)
+    assert load_document("{}") == PoolDocument()
+    monkeypatch.setattr(reader, "MAX_DOCUMENT_BYTES", size - 1)
+    assert problems("{}") == (
+        Problem("", f"the document takes {size} bytes as stored, at most {size - 1} are allowed", 1),
+    )
+
+
+def test_the_search_ends_where_enough_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_COUNTED_PROBLEMS", 3)
+    monkeypatch.setattr(reader, "MAX_PROBLEMS", 2)
+    found = problems(f"pools: [{', '.join(f'{{name: p{n}}}' for n in range(9))}]")
+    assert found[-1] == Problem("", "at least 1 more problems are not listed")
 
 
 def test_2000_pools_load_in_about_a_second() -> None:
@@ -817,6 +892,43 @@ def test_the_schema_is_valid_and_describes_every_key() -> None:
                 Draft202012Validator({**member, "$defs": schema["$defs"]}).validate(member["default"])
 
 
+def test_the_schema_says_what_an_editor_is_to_show() -> None:
+    schema = document_schema()
+    assert schema["title"] == "pyscheduler configuration"
+    assert schema["description"] == "Which nodes may register, and which pool each belongs in."
+    assert schema["$defs"]["GpuRule"] == {
+        "type": "object",
+        "title": "GpuRule",
+        "description": "GPUs that a node must have: at least `min_count` with at least `min_memory_gb` each.",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {
+            "min_count": {  # one that may be left out, but not be null
+                "type": "integer",
+                "title": "Min count",
+                "description": "GPUs that must have that memory; 1 if left out.",
+                "minimum": 1,
+                "maximum": 64,
+            },
+            "min_memory_gb": {
+                "type": "integer",
+                "title": "Min memory GB",
+                "description": "Memory in GB that each of these GPUs must have.",
+                "minimum": 0,
+                "maximum": 4096,
+                "default": 0,
+            },
+        },
+    }
+    # What a section holds by default is said at its members.
+    assert [key for key, member in schema["properties"].items() if "default" in member] == ["schema", "pools"]
+    # A choice that stays one: a duration is a number or a text.
+    assert [one["type"] for one in schema["$defs"]["AutoPolicy"]["properties"]["idle_ttl"]["anyOf"]] == [
+        "integer",
+        "string",
+    ]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -833,6 +945,7 @@ def test_the_schema_is_valid_and_describes_every_key() -> None:
         {"pools": [{"name": "a", "match": {"gpu": {"min_count": 0}}}]},
         {"pools": [{"name": "a", "match": {"labels": {"unique.id": "x"}}}]},
         {"pools": [{"name": "a", "match": {"labels": {"zone": 1}}}]},
+        {"pools": [{"name": "a", "match": {"labels": {"x" * n: "" for n in range(1, 34)}}}]},
         {"pools": [{"name": "a", "match": {"asr": {"any": ["e"]}}}]},
         {"pools": [{"name": "a", "match": {"services": [1]}}]},
         {"auto": {"idle_ttl": "10x"}},

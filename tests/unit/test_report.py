@@ -74,6 +74,10 @@ def test_record_and_usage_are_bounded_in_bytes() -> None:
         report(65546, 8, letter="\u4e2d")  # few characters, many bytes
 
 
+def test_a_report_of_facts_alone_is_that_of_an_idle_node_that_is_ready() -> None:
+    assert NodeReport.of(Facts()) == NodeReport(Facts(), "{}", READY, 0.0, "{}")
+
+
 def test_of_refuses_what_is_no_json() -> None:
     assert NodeReport.of(Facts(), record={"b": 1, "a": [1]}).record == '{"a":[1],"b":1}'
     for bad in ({"a": math.nan}, {"a": object()}, {1: "a", "b": 2}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ from pyscheduler.core.session import (
     ReadAdmission,
     Register,
     Release,
+    SessionPolicy,
     Touch,
     Update,
 )
@@ -233,7 +235,9 @@ def test_a_policy_that_never_rests_makes_no_endless_loop() -> None:
     for count in range(1, MAX_ROUNDS + 1):
         actions = socket.fail(AdmissionChanged(AdmissionPolicy(schema_versions=("2.0", str(count))).to_json()))
         assert (store_action(actions) is None) == (count == MAX_ROUNDS)
-    assert only_error(actions)["code"] == "INTERNAL_ERROR"
+    error = only_error(actions)
+    assert error["code"] == "INTERNAL_ERROR"
+    assert error["message"] == "the admission policy keeps changing; the registration is kept and tried again"
     assert isinstance(store_action(socket.tick(15_000)), Register)
 
 
@@ -353,6 +357,7 @@ def test_a_message_that_comes_while_a_call_is_in_flight_waits_for_its_outcome() 
     assert isinstance(update, Update)
     assert update.report.status is NodeStatus.READY
     assert update.report.facts.languages == ("en", "zh")
+    assert update.reason == "facts_changed; Health check passed"
     assert [message["type"] for message in sent(socket.succeed())] == ["node_register_ack", "node_status"]
     assert socket.call is None
 
@@ -445,6 +450,24 @@ def test_attempts_that_no_message_caused_fail_silently() -> None:
     assert socket.fail(OUTAGE) == []
     socket.tick(15_000)
     assert len(sent(socket.succeed())) == 2
+
+
+def test_a_failed_call_is_a_warning_if_a_message_waits_for_it_and_its_error_is_cut() -> None:
+    socket = Socket()
+    socket.send(HEAD.register())
+    socket.fail(StoreUnavailable("x" * 1000))
+    socket.tick(15_000)
+    socket.fail(StoreUnavailable("y"))
+    first, second = notes(socket, "store_call_failed")
+    assert first == Note("warning", "store_call_failed", {"node_id": NODE, "error": "x" * 480})
+    assert second == Note("debug", "store_call_failed", {"node_id": NODE, "error": "y"})
+
+
+def test_the_times_and_counts_of_a_socket_are_those_that_are_documented() -> None:
+    usual = SessionPolicy(clock=int, new_node_id=str)
+    assert (usual.registration_timeout_ms, usual.silence_ms) == (30_000, 135_000)
+    assert (usual.retry_ms, usual.max_bad_frames) == (15_000, 1000)
+    assert (usual.admission, usual.lifecycle) == (None, LifecyclePolicy())
 
 
 def test_the_policy_may_be_what_cannot_be_read() -> None:
@@ -726,6 +749,7 @@ def test_a_socket_that_does_not_register_in_time_is_told_and_closed() -> None:
     error, close = socket.tick(1)
     assert only_error([error])["message"] == "no node_register within 30 s"
     assert close == Close(CloseCode.PROTOCOL_ABUSE, "no node_register within 30 s")
+    assert notes(socket, "registration_timed_out") == [Note("info", "registration_timed_out", {})]
     assert socket.close() == []
 
 
@@ -735,7 +759,19 @@ def test_a_registered_node_that_falls_silent_is_closed_and_released() -> None:
     assert not socket.closes
     (close,) = socket.tick(1)
     assert close == Close(CloseCode.PROTOCOL_ABUSE, "no message for 135 s")
+    assert notes(socket, "silent") == [Note("info", "silent", {"node_id": NODE})]
     assert socket.close() == [Release("silent")]
+
+
+@pytest.mark.parametrize("say", [lambda s: s.send("hello"), lambda s: s.binary(), lambda s: s.oversize(10_000_000)])
+def test_a_node_that_says_what_is_no_message_is_not_silent(say: Callable[[Socket], object]) -> None:
+    socket = ready()
+    socket.tick(134_999)
+    say(socket)
+    socket.tick(134_999)
+    assert not socket.closes
+    socket.tick(1)
+    assert socket.closes
 
 
 def test_a_client_that_waits_for_its_ack_is_not_silent() -> None:
@@ -774,10 +810,20 @@ def test_a_socket_that_closes_while_a_call_is_in_flight_is_released_after_its_ou
     socket.close()
     assert socket.fail(OUTAGE) == [Release("socket_closed")]
 
-    socket = Socket()
+    socket = ready()
+    socket.send(HEAD.heartbeat(NODE))
+    socket.close()
+    assert socket.succeed() == [Release("socket_closed")]
+
+    for socket in (Socket(), Socket(policy(admission=None))):
+        socket.send(HEAD.register())
+        socket.close()
+        assert socket.fail(OUTAGE) == []
+
+    socket = Socket(policy(admission=None))
     socket.send(HEAD.register())
     socket.close()
-    assert socket.fail(OUTAGE) == []
+    assert socket.succeed() == []
 
 
 def test_nothing_is_said_after_a_close() -> None:
@@ -795,15 +841,13 @@ def test_nothing_is_said_after_a_close() -> None:
 def test_outcomes_that_nobody_awaits_are_noted_and_change_nothing() -> None:
     socket = ready()
     answer = Registration(Session(NODE, 99, "t"), 1, "x", 9, 9, NodeStatus.READY, "")
-    for actions in (
-        socket.session.on_registered(answer, socket.now_ms),
-        socket.session.on_touched(9, socket.now_ms),
-        socket.session.on_refused(OUTAGE, socket.now_ms),
-        socket.session.on_touch_failed(SessionLost(NODE, unknown=False), socket.now_ms),
+    for outcome, actions in (
+        ("registered", socket.session.on_registered(answer, socket.now_ms)),
+        ("touched", socket.session.on_touched(9, socket.now_ms)),
+        ("StoreUnavailable", socket.session.on_refused(OUTAGE, socket.now_ms)),
+        ("SessionLost", socket.session.on_touch_failed(SessionLost(NODE, unknown=False), socket.now_ms)),
     ):
-        (note,) = actions
-        assert isinstance(note, Note)
-        assert note.event == "unexpected_outcome"
+        assert actions == [Note("error", "unexpected_outcome", {"node_id": NODE, "outcome": outcome})]
     assert socket.send(HEAD.heartbeat(NODE)) == [Touch(None, None)]
 
 

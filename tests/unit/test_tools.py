@@ -170,7 +170,8 @@ def test_the_faults_that_can_be_put_into_lua(source: str, expected: list[str]) -
         ("self.a = b not in c", ["0: self.a = b not in c -> pass", "11: not in -> in"]),
         ("for x in y:\n    break", ["0: break -> continue"]),
         ("z = a if b else c", ["9: b -> False", "9: b -> not (b)"]),
-        ("__all__ = ['f']\nT = TypeVar('T')\nP = ParamSpec('P')", []),
+        ("return False", ["7: False -> True"]),
+        ("__all__ = ['f']\nA: TypeAlias = 'int'\nT = TypeVar('T')\nP = ParamSpec('P')", []),
     ],
 )
 def test_the_faults_that_can_be_put_into_python(source: str, expected: list[str]) -> None:

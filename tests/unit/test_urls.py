@@ -28,12 +28,15 @@ def test_hosts_are_read_in_their_order(url: str, hosts: list[tuple[str, int]]) -
 
 def test_one_server_gets_the_url_as_it_was_written() -> None:
     for url in ("redis://u:a%2Fb@h1/3?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1"):
-        assert StoreUrl.parse(url).server == url
+        parts = StoreUrl.parse(url)
+        assert (parts.service, parts.server, parts.sentinel) == ("", url, "")
 
 
-def test_every_node_of_a_cluster_gets_the_same_user_and_options() -> None:
-    parts = StoreUrl.parse("rediss://u:a%2Fb@h1:7000,[::2]:7001/0?ssl_cert_reqs=none")
-    assert parts.server == "rediss://u:a%2Fb@h1:7000/0?ssl_cert_reqs=none"
+@pytest.mark.parametrize(("first", "second"), [("h1:7000", "[::2]:7001"), ("[::2]:7001", "h1:7000")])
+def test_every_node_of_a_cluster_gets_the_same_user_and_options(first: str, second: str) -> None:
+    parts = StoreUrl.parse(f"rediss://u:a%2Fb@{first},{second}/0?ssl_cert_reqs=none")
+    assert parts.server == f"rediss://u:a%2Fb@{first}/0?ssl_cert_reqs=none"
+    assert (parts.service, parts.sentinel) == ("", "")
 
 
 def test_sentinels_have_a_password_of_their_own_or_none() -> None:
@@ -42,11 +45,14 @@ def test_sentinels_have_a_password_of_their_own_or_none() -> None:
     assert parts.server == "rediss://u:a@h1:26379/2?ssl_cert_reqs=none"
     assert parts.sentinel == "rediss://h1:26379?ssl_cert_reqs=none&password=b"
     assert StoreUrl.parse("redis+sentinel://:a@h1/cell").sentinel == "redis://h1:26379"
+    parts = StoreUrl.parse("redis+sentinel://:a@h1/cell?sentinel_username=u")
+    assert (parts.server, parts.sentinel) == ("redis://:a@h1:26379/", "redis://h1:26379?username=u")
 
 
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
+        ("redis://[h1", "is no URL"),
         ("http://h1", "must begin with"),
         ("h1:6379", "must begin with"),
         ("unix+sentinel://h1/cell", "must begin with"),
@@ -70,6 +76,7 @@ def test_what_is_no_url_of_a_store_is_refused_with_the_reason(url: str, reason: 
     [
         (f"redis://user:{SECRET}@h1:1,h2:2/0", "redis://user:***@h1:1,h2:2/0"),
         (f"redis://h1:1,user:{SECRET}@h2:2/0", "redis://h1:***@h2:2/0"),
+        ("redis://user@h1/0?name=a/*", "redis://user@h1/0?name=a/*"),
         (f"redis+sentinel://:{SECRET}@h1,h2/cell/0", "redis+sentinel://:***@h1,h2/cell/0"),
         (
             f"redis+sentinel://h1/cell?sentinel_username=u&sentinel_password={SECRET}",
