@@ -585,6 +585,8 @@ def test_what_is_wrong_with_a_value_is_said_in_full(text: str, where: str, messa
 
 
 def test_a_problem_of_the_whole_text_names_its_source() -> None:
+    with pytest.raises(DocumentInvalid, match=r"^line 1: the document must be a mapping"):
+        load_document("[]")
     assert problems("[]", source="a.yaml") == (
         Problem("", "a.yaml: the document must be a mapping (key: value), not a list", 1),
     )
