@@ -420,6 +420,9 @@ def test_a_registration_that_meets_an_outage_is_answered_kept_and_acknowledged_w
     (call,) = socket.send(HEAD.register())
     error = only_error(socket.fail(OUTAGE))
     assert error["code"] == "SCHEDULER_DEPENDENCY_DOWN"
+    assert error["message"] == (
+        "the scheduler's store cannot be reached; the node stays connected and is stored when it is back"
+    )
     assert not socket.closes
     assert socket.tick(14_999) == []
     assert socket.resume() == [call]
