@@ -111,7 +111,7 @@ CLOSURES = {
     "release_node": 15,
     "renew_instance": 10,
     "touch_nodes": 23,
-    "upsert_node_to_pool": 38,
+    "upsert_node_to_pool": 39,
 }
 """Functions that a script makes each time it is called: all that it has, those of its includes among them."""
 

@@ -80,7 +80,7 @@ async def state_of(cell: Cell) -> dict[str, Any]:
     for name in ("members", "ready"):
         found[name] = await cell.store.command("ZRANGE", cell.store.key(name), 0, -1, "WITHSCORES")
     found["leases"] = sorted(await cell.store.command("ZRANGE", cell.store.key("leases"), 0, -1))
-    for name in ("classes", "class_facts", "pools", "holds", "usage"):
+    for name in ("classes", "class_facts", "usage"):
         flat = await cell.store.command("HGETALL", cell.store.key(name))
         found[name] = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
     found["events"] = [

@@ -52,6 +52,8 @@ def test_nodes_that_declare_the_same_share_one_profile() -> None:
     )
     assert first is again
     assert other is not first
+
+
 def test_a_service_without_a_status_beside_one_with_it_runs_if_it_is_called_ready() -> None:
     services = [service("asr"), service("nmt", None)]
     older = {"capability_by_type": None, "capability_schema_version": None}
