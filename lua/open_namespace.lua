@@ -55,8 +55,8 @@ if found[1] then
   return { 'EXISTS', found[2] or '0' }
 end
 -- Half a namespace is never adopted: a key that is there without its configuration belongs to somebody else, or was restored in part.
-for index, key in ipairs(KEYS) do
-  if index > 1 and redis.call('EXISTS', key) == 1 then
+for _, key in ipairs(KEYS) do
+  if redis.call('EXISTS', key) == 1 then
     return { 'FOREIGN', key }
   end
 end
