@@ -17,7 +17,7 @@ end
 
 -- A load, 0..1 with up to four decimals, or nil.
 local function fraction(text)
-  if not text or #text > 6 or not string.match(text, '^[01]%.?%d*$') then
+  if #text > 6 or not string.match(text, '^[01]%.?%d*$') then
     return nil
   end
   local value = tonumber(text)

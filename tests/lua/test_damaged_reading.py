@@ -349,3 +349,23 @@ async def read_raw_but(cell: Cell, name: str) -> dict[str, str]:
     keys = [key for key in ("config", "classes", "class_facts", "class_index", "members", "nodes") if key != name]
     sha = "return redis.sha1hex(redis.call('DUMP', KEYS[1]))"
     return {key: await cell.store.command("EVAL", sha, 1, cell.store.key(key)) for key in keys}
+
+
+async def test_a_damaged_pool_takes_no_new_class(cell: Cell) -> None:
+    await populate(cell)
+    stored = await cell.store.command("HGET", cell.store.key("pools"), "english")
+    assert '"needs":"semantic:en"' in stored
+    await cell.store.command("HSET", cell.store.key("pools"), "english", stored[:-1])
+    assert (await cell.register("a", "en", "it")).pool == "en-it"
+
+
+async def test_a_damaged_auto_pool_is_left_as_it_is(cell: Cell) -> None:
+    await cell.register("a", "de", "fr")
+    stored = (await cell.store.command("HGET", cell.store.key("pools"), "de-fr"))[:-1]
+    await cell.store.command("HSET", cell.store.key("pools"), "de-fr", stored)
+    await cell.pass_time(LEASE_MS + 1)
+    assert (await cell.reconcile(brake_share=1.0)).expired == 1
+    for _ in range(3):
+        await cell.pass_time(24 * 3600 * 1000)
+        await cell.reconcile()
+    assert await cell.store.command("HGET", cell.store.key("pools"), "de-fr") == stored
