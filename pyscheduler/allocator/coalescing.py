@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from pyscheduler.errors import (
@@ -16,6 +16,7 @@ from pyscheduler.errors import (
     StoreError,
     StoreUnavailable,
 )
+from pyscheduler.scripts.calls import Call
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +37,11 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Coalescer(ABC, Generic[Item, Result]):
-    """Collects calls and sends them in batches, one batch at a time; a lone one leaves at once."""
+    """Collects calls and sends them in batches, one batch at a time; a lone one leaves at once.
+
+    Args:
+        run: runs a script and returns its reply.
+    """
 
     what: ClassVar[str]
     """What is collected, for errors."""
@@ -44,7 +49,8 @@ class Coalescer(ABC, Generic[Item, Result]):
     max_batch: ClassVar[int]
     max_waiting: ClassVar[int]
 
-    def __init__(self) -> None:
+    def __init__(self, run: Callable[[Call], Awaitable[list[str]]]) -> None:
+        self._run = run
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._closed = False
         self._sender: asyncio.Task[None] | None = None

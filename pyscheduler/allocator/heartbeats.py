@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyscheduler.allocator.coalescing import Coalescer
@@ -23,19 +23,11 @@ class Heartbeat:
 
 
 class Heartbeats(Coalescer[Heartbeat, int]):
-    """Heartbeats of a namespace; the result of each is the config version.
-
-    Args:
-        run: runs a script and returns its reply.
-    """
+    """Heartbeats of a namespace; the result of each is the config version."""
 
     what = "heartbeats"
     max_batch = MAX_TOUCH_BATCH
     max_waiting = MAX_WAITING_HEARTBEATS
-
-    def __init__(self, run: Callable[[calls.Call], Awaitable[list[str]]]) -> None:
-        super().__init__()
-        self._run = run
 
     def joins(self, batch: Sequence[Heartbeat], item: Heartbeat) -> bool:
         """One call has one lease. A process has one too, so this rarely splits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from pyscheduler.allocator.coalescing import Coalescer
 from pyscheduler.allocator.namespace import unexpected
@@ -14,19 +14,11 @@ from pyscheduler.scripts import calls
 
 
 class Upserts(Coalescer[calls.Call, Registration]):
-    """Calls of ``upsert_node_to_pool`` for one node each.
-
-    Args:
-        run: runs a script and returns its reply.
-    """
+    """Calls of ``upsert_node_to_pool`` for one node each."""
 
     what = "registrations"
     max_batch = MAX_UPSERT_BATCH
     max_waiting = MAX_WAITING_UPSERTS
-
-    def __init__(self, run: Callable[[calls.Call], Awaitable[list[str]]]) -> None:
-        super().__init__()
-        self._run = run
 
     def joins(self, batch: Sequence[calls.Call], item: calls.Call) -> bool:
         """A call has a node once."""
