@@ -31,21 +31,23 @@ def disagreements(operations: Sequence[Operation], events: Sequence[Event]) -> l
 
 
 def likely_order(operations: Sequence[Operation], events: Sequence[Event]) -> list[str]:
-    """Ids of operations in the order of their events."""
+    """Ids of operations in the order of their events.
+
+    A call whose outcome is unknown and its repetition may both have been the one that registered: both stand there.
+    """
     by_id = {one.id: one for one in operations}
-    registered: dict[tuple[str, int], str] = {}
+    registered: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for one in operations:
         if one.kind == "register" and not one.error:
             epoch = one.result["epoch"] if one.result else 0
-            registered.setdefault((one.args["session"], epoch), one.id)
+            registered[one.args["session"], epoch].append(one.id)
     found: list[str] = []
     for event in events:
-        operation_id: str | None = event.reason
         if event.type == "node.registered":
             instance, epoch = event.fields["instance"], int(event.fields["epoch"])
-            operation_id = registered.get((instance, epoch), registered.get((instance, 0)))
-        if operation_id in by_id:
-            found.append(operation_id)
+            found += registered[instance, 0] + registered[instance, epoch][:1]
+        elif event.reason in by_id:
+            found.append(event.reason)
     return list(dict.fromkeys(found))
 
 

@@ -11,7 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pyscheduler import PoolDocument
+from pyscheduler.core.results import Event
 from tests.concurrency.checking import find_fault
+from tests.concurrency.events import likely_order
 from tests.concurrency.history import NEVER, Operation
 from tests.concurrency.linearizability import Model, check, smallest, until
 from tests.harness import document_of, facts_of, pool
@@ -332,3 +334,12 @@ def test_refuses(what: str) -> None:
     found = find_fault(operations, CHANGES_AT)
     assert found is not None
     assert found.subject == subject, found.text
+
+
+def test_a_call_that_was_cut_off_may_be_the_one_that_registered() -> None:
+    """Its repetition has the answer, but readers may have seen the node before that was executed."""
+    cut_off = Operation("a-1", "register", {"node": "n1", "session": "a-1"}, 0)
+    repeated = Operation("a-2", "register", {"node": "n1", "session": "a-1"}, 5, 9, {"epoch": 7})
+    again = Operation("a-3", "register", {"node": "n1", "session": "a-1"}, 10, 12, {"epoch": 7})
+    began = Event("1-0", 0, "node.registered", 1, "n1", reason="new", fields={"instance": "a-1", "epoch": "7"})
+    assert likely_order([cut_off, repeated, again], [began]) == ["a-1", "a-2"]
