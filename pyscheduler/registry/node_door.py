@@ -154,6 +154,8 @@ class NodeSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         # A peer that sends pings and does not read would fill the memory with pongs: it is owed the newest only.
+        if self.close_sent:
+            return  # the close frame is the last that a peer gets
         if self.writable.is_set():
             super().handle_ping()
         elif pongs := b"".join(self.conn.data_to_send()):  # of all pings of one read, at the first of them

@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 import uvicorn
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
@@ -97,6 +97,7 @@ FRAMES = st.one_of(
 )
 
 
+@example([frame(TEXT, b"\xff"), frame(PING, b"?")], [])
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 2000), max_size=12))
 def test_a_frame_means_the_same_by_either_way(frames: list[bytes], cuts: list[int]) -> None:
     data = b"".join(frames)
