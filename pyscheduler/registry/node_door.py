@@ -155,11 +155,20 @@ class NodeSocketProtocol(WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         # A peer that sends pings and does not read would fill the memory with pongs: it is owed the newest only.
         if self.close_sent:
-            return  # the close frame is the last that a peer gets
-        if self.writable.is_set():
+            self._forget_answers()
+        elif self.writable.is_set():
             super().handle_ping()
         elif pongs := b"".join(self.conn.data_to_send()):  # of all pings of one read, at the first of them
             self._pongs = pongs
+
+    def handle_parser_exception(self) -> None:
+        if self.close_sent:
+            self._forget_answers()
+        super().handle_parser_exception()
+
+    def _forget_answers(self) -> None:
+        """The close frame is the last that a peer gets."""
+        self.conn.data_to_send()
 
     def resume_writing(self) -> None:
         super().resume_writing()

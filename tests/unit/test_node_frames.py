@@ -98,6 +98,7 @@ FRAMES = st.one_of(
 
 
 @example([frame(TEXT, b"\xff"), frame(PING, b"?")], [])
+@example([frame(TEXT, b"\xff"), frame(PING, b"?"), frame(TEXT, b"", masked=False)], [])
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 2000), max_size=12))
 def test_a_frame_means_the_same_by_either_way(frames: list[bytes], cuts: list[int]) -> None:
     data = b"".join(frames)
