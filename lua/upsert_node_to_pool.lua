@@ -62,7 +62,6 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/bulk.lua
 
 local WIDTH = 15
-local LETTERS = { g = true, r = true, d = true }
 
 local count = #ARGV / WIDTH
 if #KEYS ~= 15 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count) then
@@ -70,85 +69,69 @@ if #KEYS ~= 15 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count)
 end
 
 -- What is wrong with the arguments of a node, or nil.
-local function malformed(node)
-  local mode = node.mode
-  if not is_id(node.id, 128) then
+local function malformed(
+  id, session, instance, mode, epoch, facts, record, digest, status, load, usage, lease_ms, _, takeover, why
+)
+  if not is_id(id, 128) then
     return 'node_id'
   end
   if mode ~= 'new' and mode ~= 'resume' and mode ~= 'update' then
     return 'mode must be new, resume or update'
   end
   if mode == 'update' then
-    if node.session ~= '' or node.instance ~= '' then
+    if session ~= '' or instance ~= '' then
       return 'an update is fenced by its epoch: session_id and instance must be empty'
     end
-  elseif not is_id(node.session, 128) then
+  elseif not is_id(session, 128) then
     return 'session_id'
-  elseif not is_id(node.instance, 64) then
+  elseif not is_id(instance, 64) then
     return 'instance'
   end
-  if not node.asked_epoch or (mode == 'new') ~= (node.asked_epoch == 0) then
+  if not integer(epoch, 0, 9007199254740991) or (mode == 'new') ~= (tonumber(epoch) == 0) then
     return 'epoch must be 0 for a new session, and only for it'
   end
-  if #node.facts_json > MAX_FACTS_BYTES then
+  if #facts > MAX_FACTS_BYTES then
     return 'facts are longer than ' .. MAX_FACTS_BYTES .. ' bytes'
   end
-  local record, usage = node.record, node.usage
   if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' or #record > MAX_RECORD_BYTES then
     return 'record must be a JSON object on one line, of up to ' .. MAX_RECORD_BYTES .. ' bytes'
   end
-  if not string.match(node.digest, '^%x+$') or #node.digest > 40 then
+  if not string.match(digest, '^%x+$') or #digest > 40 then
     return 'digest'
   end
-  if not LETTERS[node.status] then
+  if status ~= 'g' and status ~= 'r' and status ~= 'd' then
     return 'status must be g, r or d'
   end
-  if not node.load then
+  if not fraction(load) then
     return 'load must be 0..1'
   end
   if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
     return 'usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes'
   end
-  if not node.lease_ms then
+  if not integer(lease_ms, 1, 86400000) then
     return 'lease_ms must be 1..86400000'
   end
-  if node.takeover ~= '0' and node.takeover ~= '1' then
+  if takeover ~= '0' and takeover ~= '1' then
     return 'takeover must be 0 or 1'
   end
-  if #node.why > 128 then
+  if #why > 128 then
     return 'reason is longer than 128 characters'
   end
   return nil
 end
 
-local nodes, ids, seen = {}, {}, {}
+local ids, seen = {}, {}
 for index = 1, count do
-  local at = (index - 1) * WIDTH
-  local node = {
-    id = ARGV[at + 1],
-    session = ARGV[at + 2],
-    instance = ARGV[at + 3],
-    mode = ARGV[at + 4],
-    asked_epoch = integer(ARGV[at + 5], 0, 9007199254740991),
-    facts_json = ARGV[at + 6],
-    record = ARGV[at + 7],
-    digest = ARGV[at + 8],
-    status = ARGV[at + 9],
-    load = fraction(ARGV[at + 10]),
-    usage = ARGV[at + 11],
-    lease_ms = integer(ARGV[at + 12], 1, 86400000),
-    admission_digest = ARGV[at + 13],
-    takeover = ARGV[at + 14],
-    why = ARGV[at + 15],
-  }
-  local wrong = malformed(node)
+  local at = index * WIDTH
+  local wrong = malformed(unpack(ARGV, at - WIDTH + 1, at))
   if wrong then
     return badarg(wrong)
   end
-  if seen[node.id] then
+  local id = ARGV[at - WIDTH + 1]
+  if seen[id] then
     return badarg('a node stands there twice')
   end
-  nodes[index], ids[index], seen[node.id] = node, node.id, true
+  ids[index], seen[id] = id, true
 end
 
 -- Read. Every key that may be written is read once, so that a key of the wrong type ends the script before it has written.
@@ -189,17 +172,37 @@ local function append(list, item)
   list[#list + 1] = item or nil
 end
 
-local digest_of, digests, classes, pools = {}, {}, {}, {}
-for index, node in ipairs(nodes) do
-  node.previous = parse_token(tokens[index])
-  node.header = record_header(records[index])
-  node.held = holds[index] and true or false
-  node.lease_end = tonumber(leases[index] or 0)
-  if not digest_of[node.facts_json] then
-    digest_of[node.facts_json] = redis.sha1hex(node.facts_json)
-    append(digests, digest_of[node.facts_json])
+local nodes, digest_of, digests, classes, pools = {}, {}, {}, {}, {}
+for index = 1, count do
+  local at = (index - 1) * WIDTH
+  local facts = ARGV[at + 6]
+  local node = {
+    id = ids[index],
+    session = ARGV[at + 2],
+    instance = ARGV[at + 3],
+    mode = ARGV[at + 4],
+    asked_epoch = tonumber(ARGV[at + 5]),
+    facts_json = facts,
+    record = ARGV[at + 7],
+    digest = ARGV[at + 8],
+    status = ARGV[at + 9],
+    load = tonumber(ARGV[at + 10]),
+    usage = ARGV[at + 11],
+    lease_ms = tonumber(ARGV[at + 12]),
+    admission_digest = ARGV[at + 13],
+    takeover = ARGV[at + 14],
+    why = ARGV[at + 15],
+    previous = parse_token(tokens[index]),
+    header = record_header(records[index]),
+    held = holds[index] and true or false,
+    lease_end = tonumber(leases[index] or 0),
+  }
+  if not digest_of[facts] then
+    digest_of[facts] = redis.sha1hex(facts)
+    append(digests, digest_of[facts])
   end
   append(classes, node.previous and digits(node.previous.class))
+  nodes[index] = node
 end
 local class_of = look_up(CLASS_INDEX, digests)
 for _, digest in ipairs(digests) do
@@ -276,8 +279,8 @@ local function place_class(node)
     end
   end
 
-  local class = { number = number, pool = pool or '', reason = reason, created = created }
-  class.pool_id = created and created.id or pool and pool_number(redis.call('HGET', POOLS, pool)) or 0
+  local class = { number = number, digits = digits(number), pool = pool or '', reason = reason, created = created }
+  class.pool_id = digits(created and created.id or pool and pool_number(redis.call('HGET', POOLS, pool)) or 0)
   function class.write(author)
     if is_new then
       redis.call('HSET', CLASS_FACTS, number, node.facts_json)
@@ -312,8 +315,11 @@ end
 
 -- The header of the record: whose the session is, and the latest changes.
 local function update_header(node, class)
-  local header = node.header or {}
-  node.header = header
+  local header = node.header
+  if not header then
+    header = { session = node.session, instance = node.instance, registered_at = now, transition = false }
+    node.header = header
+  end
   if node.registered == 'takeover' then
     local repeated = header.takeover_at and now - header.takeover_at <= CLONE_WINDOW_MS
     header.takeovers = repeated and header.takeovers + 1 or 1
@@ -367,14 +373,14 @@ local function settle(node, class)
   else
     append(not_ready, id)
   end
-  pair(lease_ends, digits(now + node.lease_ms), id)
+  pair(lease_ends, now + node.lease_ms, id)
   pair(sessions, id, token)
   pair(stored_nodes, id, join_record(node.header, node.record))
   pair(usages, id, join_usage(node.load, node.usage))
   append(settled, node)
   local at = #reply
-  reply[at + 1], reply[at + 2], reply[at + 3] = 'OK', digits(node.epoch), digits(number)
-  reply[at + 4], reply[at + 5], reply[at + 6] = class.pool, digits(class.pool_id), digits(version)
+  reply[at + 1], reply[at + 2], reply[at + 3] = 'OK', digits(node.epoch), class.digits
+  reply[at + 4], reply[at + 5], reply[at + 6] = class.pool, class.pool_id, digits(version)
   reply[at + 7], reply[at + 8], reply[at + 9] = token, node.seen, class.reason
   reply[at + 10] = node.registered == 'cloned_id' and '1' or '0'
 end
@@ -388,8 +394,8 @@ for index, node in ipairs(nodes) do
   local class = known[number]
   if not refused and not class then
     if number and pool_of[number] ~= '' then
-      class = { number = tonumber(number), pool = pool_of[number] or '', reason = 'matched' }
-      class.pool_id = pool_number(stored_pools[class.pool])
+      class = { number = tonumber(number), digits = number, pool = pool_of[number] or '', reason = 'matched' }
+      class.pool_id = digits(pool_number(stored_pools[class.pool]))
       known[number] = class
     elseif index > 1 then
       break
@@ -429,10 +435,10 @@ bulk('HSET', SESSIONS, sessions)
 bulk('HSET', NODES, stored_nodes)
 bulk('HSET', USAGE, usages)
 for _, node in ipairs(settled) do
-  local previous, class = node.previous, digits(node.class.number)
+  local previous, class = node.previous, node.class.digits
   if node.registered then
     emit(
-      now, version, 'node.registered', 'node_id', node.id, 'class', class, 'epoch', digits(node.epoch), 'instance', node.instance,
+      now, version, 'node.registered', 'node_id', node.id, 'class', class, 'epoch', node.epoch, 'instance', node.instance,
       'status', node.seen, 'reason', node.registered
     )
   elseif previous.status ~= node.status then

@@ -53,7 +53,7 @@ local function is_string_list(value)
   return true
 end
 
--- Numbers reach the wire as digits; tostring() would spoil those of more than 14.
+-- A number in a text or a reply: Lua itself writes 14 digits at most. (Arguments of redis.call the engine writes, with all of theirs.)
 local function digits(number)
   return string.format('%d', number)
 end
