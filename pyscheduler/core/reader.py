@@ -194,7 +194,7 @@ def _words(error: ErrorDetails, path: Path) -> str:
             return "is missing"
         case "extra_forbidden":
             return _unknown_key(path)
-        case "model_type" | "mapping_type" | "dict_type":
+        case "model_type" | "dict_type":
             return f"must be a mapping (key: value), not {_kind(given)}"
         case "tuple_type":
             return f"must be a list such as [a, b], not {_kind(given)}"

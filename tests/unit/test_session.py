@@ -482,6 +482,15 @@ def test_the_policy_may_be_what_cannot_be_read() -> None:
     assert len(sent(socket.succeed())) == 2
 
 
+def test_a_try_that_no_message_caused_is_answered_by_nothing() -> None:
+    socket = Socket(policy(admission=None))
+    socket.send(HEAD.register())
+    assert only_error(socket.fail(OUTAGE))["code"] == "SCHEDULER_DEPENDENCY_DOWN"
+    for _ in range(3):
+        assert store_action(socket.tick(15_000)) == ReadAdmission()
+        assert sent(socket.fail(OUTAGE)) == []
+
+
 def test_a_registration_is_answered_whichever_of_its_calls_fails() -> None:
     socket = Socket(policy(admission=None))
     socket.send(HEAD.register())
@@ -619,7 +628,9 @@ def test_a_stale_update_ends_the_session_without_releasing_the_node() -> None:
 
 def test_a_takeover_ends_the_session_without_releasing_the_node() -> None:
     socket = ready()
-    ends_as_superseded(socket, socket.taken_over())
+    actions = socket.taken_over()
+    assert only_error(actions)["message"] == "another connection has taken over this node id"
+    ends_as_superseded(socket, actions)
     assert socket.taken_over() == []
 
 
