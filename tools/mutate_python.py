@@ -46,7 +46,6 @@ _RECENT_KILLERS = 5
 
 # What takes long to load and is no part of the package. A mutant's child must not have to.
 _LIBRARIES = (
-    "fastapi",
     "prometheus_client",
     "pydantic_settings",
     "pytest_asyncio",

@@ -38,6 +38,7 @@ class Shared:
         grace_ms: reconnect grace, in ms.
         send_timeout_ms: how long one message may take to leave, in ms.
         takeover: whether a newcomer with the id of a live node displaces it.
+        started_s: when the process began, by the monotonic clock.
     """
 
     allocator: Allocator
@@ -50,6 +51,7 @@ class Shared:
     grace_ms: int
     send_timeout_ms: int
     takeover: bool
+    started_s: float = field(default_factory=time.monotonic)
     _opened: int = field(default=0, init=False)
 
     def new_session_id(self) -> str:

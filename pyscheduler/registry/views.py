@@ -14,7 +14,8 @@ from pyscheduler.core import results
 
 
 class _View(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    # Built when they are first needed: a start need not wait for answers that nobody has asked for.
+    model_config = ConfigDict(frozen=True, populate_by_name=True, defer_build=True)
 
 
 class ErrorBody(_View):
@@ -314,7 +315,7 @@ class HistoryView(_View):
 class EventView(_View):
     """One event. Fields that do not apply are left out; further ones depend on the type, and are text."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     id: str
     at: int
