@@ -18,9 +18,17 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import annotated_types
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from pyscheduler import keys
 from pyscheduler.core import ids
@@ -119,20 +127,13 @@ _Integer = Annotated[int, BeforeValidator(_no_bool)]
 _Port = Annotated[_Integer, BeforeValidator(_port), Field(ge=0, le=65_535)]
 _Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host)]
 _Services = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_services), Field(min_length=1, max_length=32)
+    tuple[str, ...], BeforeValidator(_split), AfterValidator(_services), Field(min_length=1, max_length=32)
 ]
 _File = Annotated[Path | None, BeforeValidator(_none_if_empty), AfterValidator(_expanded)]
 
 
-class _Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        # An empty variable is how compose files write "not set".
-        env_ignore_empty=True,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @classmethod
     def load(cls, *, file: Path | None = None, flags: Mapping[str, object] | None = None) -> Self:
@@ -146,7 +147,7 @@ class _Settings(BaseSettings):
             SettingsInvalid: the file cannot be read or has unknown keys, or a value breaks its rule.
         """
         given = {name: value for name, value in (flags or {}).items() if value is not None}
-        from_env = EnvSettingsSource(cls)()
+        from_env = _read_environment(cls)
         from_file = _read_file(cls, file) if file is not None else {}
         try:
             return cls(**{**from_file, **from_env, **given})
@@ -408,6 +409,12 @@ def _bound(metadata: Iterable[Any], kind: type, attribute: str) -> int | None:
 
 
 # --- reading and telling ---------------------------------------------------------------------------------------------
+
+
+def _read_environment(model: type[_Settings]) -> dict[str, str]:
+    # An empty variable is how compose files write "not set". Case plays no part in the names.
+    found = {name.upper(): value for name, value in os.environ.items() if value}
+    return {name: found[env] for name in model.model_fields if (env := ENV_PREFIX + name.upper()) in found}
 
 
 def _read_file(model: type[_Settings], file: Path) -> dict[str, Any]:

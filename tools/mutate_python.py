@@ -47,7 +47,7 @@ _RECENT_KILLERS = 5
 # What takes long to load and is no part of the package. A mutant's child must not have to.
 _LIBRARIES = (
     "prometheus_client",
-    "pydantic_settings",
+    "pydantic",
     "pytest_asyncio",
     "redis.asyncio",
     "rich_click",
