@@ -24,13 +24,14 @@ _HELP = {
 @click.group(
     "pyscheduler",
     cls=App,
+    # What click.rich_config sets; that imports the rich console, for commands that print without it, too.
+    context_settings={"rich_help_config": _HELP},
     epilog="Exit codes: 0 done, 1 failed or violations found, 2 bad input, 3 conflict, 4 refused by a guard, "
     "5 store unreachable.",
 )
 @click.command_panel("Run", commands=["serve", "simulate"])
 @click.command_panel("Configure", commands=["pool", "config"])
 @click.command_panel("Look and act", commands=["node", "events", "check"])
-@click.rich_config(_HELP)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )

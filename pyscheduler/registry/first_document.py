@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyscheduler.core.limits import MAX_DOCUMENT_BYTES
-from pyscheduler.core.reader import load_document
 from pyscheduler.errors import InvalidInput, VersionConflict
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def read(path: Path) -> PoolDocument:
         raise InvalidInput(f"cannot read --pools {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise InvalidInput(f"--pools {path} is not UTF-8 text (byte {error.start})") from None
+    from pyscheduler.core.reader import load_document
+
     return load_document(text)
 
 
