@@ -51,7 +51,6 @@ _LIBRARIES = (
     "pytest_asyncio",
     "redis.asyncio",
     "rich_click",
-    "structlog",
     "uvicorn",
     "websockets",
     "yaml",

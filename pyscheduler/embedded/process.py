@@ -25,10 +25,10 @@ _PLAIN = frozenset(string.ascii_letters + string.digits + "/._-")
 # process that has threads, where Python can lock up. SIGTERM, not SIGKILL: on a disk so slow that one sync is not done
 # when the next is due, the server answers before it writes, and is to write still when its owner has died.
 _LAUNCH = """
-import ctypes, os, signal, sys
+import ctypes, os, sys
 owner, program = int(sys.argv[1]), sys.argv[2]
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+PR_SET_PDEATHSIG, SIGTERM = 1, 15
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
 if os.getppid() != owner:
     os._exit(1)
 try:

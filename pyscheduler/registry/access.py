@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyscheduler.allocator import Allocator, StoreOptions
 from pyscheduler.embedded import EmbeddedServer
 from pyscheduler.errors import PyschedulerError, StoreUnavailable
+from pyscheduler.registry.logs import Log
 from pyscheduler.settings import ServeSettings, default_state_dir
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 _FIRST_RETRY_S: Final = 0.5
 _LAST_RETRY_S: Final = 4.0
@@ -27,7 +25,7 @@ class StoreAccess:
         log: where to log.
     """
 
-    def __init__(self, settings: ServeSettings, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: ServeSettings, log: Log) -> None:
         self._settings = settings
         self._log = log
         self._embedded: EmbeddedServer | None = None

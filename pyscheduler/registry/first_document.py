@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from pyscheduler.core.limits import MAX_DOCUMENT_BYTES
 from pyscheduler.errors import InvalidInput, VersionConflict
+from pyscheduler.registry.logs import Log
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from pyscheduler.allocator import Allocator
     from pyscheduler.core.document import PoolDocument
 
@@ -34,9 +33,7 @@ def read(path: Path) -> PoolDocument:
     return load_document(text)
 
 
-async def apply(
-    allocator: Allocator, document: PoolDocument, *, path: Path, author: str, log: FilteringBoundLogger
-) -> None:
+async def apply(allocator: Allocator, document: PoolDocument, *, path: Path, author: str, log: Log) -> None:
     """Make ``document`` the configuration unless there is one. Of several processes that try, one does it.
 
     Args:

@@ -10,14 +10,11 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-Fields = MutableMapping[str, Any]
+Fields = dict[str, Any]
 
 MAX_VALUE_CHARS = 256
 MAX_TRACEBACK_CHARS = 16 * 1024
@@ -42,6 +39,47 @@ class TextStream(Protocol):
     def flush(self) -> object: ...
 
 
+class Log:
+    """Where a process says what happens: one line for an event, with its fields. Made by :func:`make`.
+
+    A field ``exc_info`` becomes the traceback of the exception that it is, or, if true, of the one being handled.
+    """
+
+    def __init__(self, write: Callable[[Fields], None], least: int, bound: Mapping[str, object]) -> None:
+        self._write = write
+        self._least = least
+        self._bound = bound
+
+    def bind(self, **fields: object) -> Log:
+        """The same log with further fields in every line."""
+        return Log(self._write, self._least, {**self._bound, **fields})
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """A line for those who look for a defect."""
+        self.log(logging.DEBUG, event, **fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """A line about what is as it should be."""
+        self.log(logging.INFO, event, **fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """A line about what may need somebody's attention."""
+        self.log(logging.WARNING, event, **fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        """A line about what needs somebody's attention."""
+        self.log(logging.ERROR, event, **fields)
+
+    def log(self, level: int, event: str, /, **fields: object) -> None:
+        """A line of a level of the standard library's ``logging``."""
+        if level < self._least:
+            return
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        own = {"at": at, "level": logging.getLevelName(level).lower(), "event": event}
+        # First in their order, and no field takes their place.
+        self._write(_traced({**own, **self._bound, **fields, **own}))
+
+
 def make(
     form: Literal["text", "json"] = "text",
     level: Literal["debug", "info", "warning", "error"] = "info",
@@ -49,8 +87,8 @@ def make(
     secrets: Iterable[str] = (),
     stream: TextStream | None = None,
     **bound: object,
-) -> FilteringBoundLogger:
-    """A logger.
+) -> Log:
+    """A log.
 
     Args:
         form: ``text`` for people, ``json`` for programs.
@@ -59,18 +97,11 @@ def make(
         stream: where to write; the error stream if not given.
         bound: fields of every line.
     """
-    import structlog
-
-    logger = structlog.wrap_logger(
-        _Writer(stream),
-        processors=[_timed, structlog.processors.add_log_level, _traced, _Safe(secrets), _RENDERERS[form]],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        cache_logger_on_first_use=True,
-    )
-    return cast("FilteringBoundLogger", logger.bind(**bound))
+    safe, render = _Safe(secrets), _RENDERERS[form]
+    return Log(lambda fields: _write_line(render(safe(fields)), stream), _LEVELS[level], bound)
 
 
-def capture_library_logs(log: FilteringBoundLogger) -> Callable[[], None]:
+def capture_library_logs(log: Log) -> Callable[[], None]:
     """Let warnings of libraries (the event loop, the HTTP server) come out in the form of ``log``.
 
     Returns:
@@ -94,29 +125,22 @@ def visible(text: str, limit: int = MAX_VALUE_CHARS) -> str:
     return cut if len(text) <= limit else f"{cut}... ({len(text)} characters)"
 
 
-class _Writer:
-    """Writes finished lines. A log that cannot be written must not end the process that writes it."""
-
-    def __init__(self, stream: TextStream | None) -> None:
-        self._stream = stream
-
-    def msg(self, line: str) -> None:
-        stream: TextStream | None = self._stream or sys.stderr
-        if stream is None:  # the error stream was closed when the process began
-            return
-        try:
-            stream.write(line + "\n")
-            stream.flush()
-        except (OSError, ValueError):
-            pass
-
-    debug = info = warning = error = critical = exception = log = msg
+def _write_line(line: str, stream: TextStream | None) -> None:
+    """Write a finished line. A log that cannot be written must not end the process that writes it."""
+    stream = stream or sys.stderr
+    if stream is None:  # the error stream was closed when the process began
+        return
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        pass
 
 
 class _Forward(logging.Handler):
     """Passes on what libraries log, in bounds: a peer can make an HTTP server complain as often as it likes."""
 
-    def __init__(self, log: FilteringBoundLogger) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
         self._log = log
         self._left = float(LIBRARY_BURST)
@@ -148,12 +172,7 @@ class _Forward(logging.Handler):
         self._log.log(level, "library", library=record.name, message=first, exc_info=failed)
 
 
-def _timed(_logger: object, _method: str, fields: Fields) -> Fields:
-    fields["at"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return fields
-
-
-def _traced(_logger: object, _method: str, fields: Fields) -> Fields:
+def _traced(fields: Fields) -> Fields:
     given = fields.pop("exc_info", None)
     failed = sys.exception() if given is True else given
     if isinstance(failed, BaseException):
@@ -166,7 +185,7 @@ class _Safe:
         # A very short one would turn up everywhere by chance, and stars would tell where.
         self._secrets = tuple(secret for secret in secrets if len(secret) >= 3)
 
-    def __call__(self, _logger: object, _method: str, fields: Fields) -> Fields:
+    def __call__(self, fields: Fields) -> Fields:
         return {key: self._value(key, value) for key, value in fields.items()}
 
     def _value(self, key: str, value: object) -> object:
@@ -182,8 +201,8 @@ class _Safe:
         return visible(text)
 
 
-def _text(_logger: object, _method: str, fields: Fields) -> str:
-    at, level, event = fields.pop("at"), fields.pop("level"), fields.pop("event", "")
+def _text(fields: Fields) -> str:
+    at, level, event = fields.pop("at"), fields.pop("level"), fields.pop("event")
     trace = fields.pop("exception", ())
     pairs = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None)
     lines = [f"{at} {level:<7} {event:<28} {pairs}".rstrip(), *(f"    | {line}" for line in trace)]
@@ -199,9 +218,8 @@ def _quoted(value: object) -> str:
     return text
 
 
-def _json(_logger: object, _method: str, fields: Fields) -> str:
-    ordered = {key: fields.pop(key) for key in ("at", "level", "event") if key in fields}
-    return json.dumps({**ordered, **fields}, ensure_ascii=True, separators=(",", ":"))
+def _json(fields: Fields) -> str:
+    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
 
-_RENDERERS: dict[str, Callable[[object, str, Fields], str]] = {"text": _text, "json": _json}
+_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _json}

@@ -37,8 +37,6 @@ from pyscheduler.registry.watcher import Watcher
 from pyscheduler.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from pyscheduler.allocator import Allocator
     from pyscheduler.core.document import PoolDocument
 
@@ -69,7 +67,7 @@ class ServeProcess:
         log: where to log; by default what the settings say.
     """
 
-    def __init__(self, settings: ServeSettings, *, log: FilteringBoundLogger | None = None) -> None:
+    def __init__(self, settings: ServeSettings, *, log: logs.Log | None = None) -> None:
         self.settings = settings
         self.instance = settings.instance_id or make_instance_id()
         self._log = log or make_log(settings)
@@ -469,7 +467,7 @@ def _fill_standard_streams() -> None:
     os.close(found)
 
 
-def make_log(settings: ServeSettings) -> FilteringBoundLogger:
+def make_log(settings: ServeSettings) -> logs.Log:
     """The log that the settings ask for. The password of the store never gets into it."""
     return logs.make(settings.log_format, settings.log_level, secrets=settings.secrets)
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from pyscheduler.core.admission import AdmissionPolicy
 from pyscheduler.core.session_policy import SessionPolicy
+from pyscheduler.registry.logs import Log
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from pyscheduler.allocator import Allocator
     from pyscheduler.registry.metrics import Metrics
     from pyscheduler.registry.sockets import Sockets
@@ -44,7 +43,7 @@ class Shared:
     allocator: Allocator
     sockets: Sockets
     metrics: Metrics
-    log: FilteringBoundLogger
+    log: Log
     instance: str
     policy: SessionPolicy
     lease_ms: int

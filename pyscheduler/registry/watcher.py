@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyscheduler.core.results import Event, NodeStatus
 from pyscheduler.errors import EventsLost, PyschedulerError
 from pyscheduler.registry.connection import Connection
+from pyscheduler.registry.logs import Log
 from pyscheduler.registry.shared import Shared
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
 
 MAX_DESCRIBED: Final = 1000
 """Nodes that one look at the store asks for."""
@@ -181,7 +178,7 @@ async def tell_states(shared: Shared, holders: dict[str, Connection]) -> list[Co
     return lost
 
 
-def write_line(log: FilteringBoundLogger, event: Event, *, ours: bool) -> None:
+def write_line(log: Log, event: Event, *, ours: bool) -> None:
     """Write an event into the log.
 
     Every process tells changes of the configuration and expired nodes (whose process may be gone); each tells what

@@ -78,6 +78,13 @@ def test_secrets_are_replaced_wherever_they_turn_up(form: Any) -> None:
     assert "ValueError: cannot log in with ***" in stream.getvalue()
 
 
+def test_a_field_does_not_take_the_place_of_what_every_line_has() -> None:
+    line = json.loads(written("json", at="never", level="debug", event="nothing", node_id="n1"))
+    assert list(line) == ["at", "level", "event", "instance", "node_id"]
+    assert line["at"].endswith("Z")
+    assert (line["level"], line["event"], line["node_id"]) == ("info", "something happened", "n1")
+
+
 def test_lines_below_the_level_are_not_written() -> None:
     assert written("text", "warning") == ""
 

@@ -52,6 +52,11 @@ def test_flags_come_before_the_environment_and_that_before_the_file(
     assert (settings.port, settings.operator_port, settings.lease_ms) == (3, 2, 1001)
 
 
+def test_case_plays_no_part_in_the_name_of_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("pyscheduler_Lease_ms", "1001")
+    assert ServeSettings.load().lease_ms == 1001
+
+
 @pytest.mark.parametrize("setting", describe(), ids=lambda setting: setting.name)
 def test_each_setting_has_a_flag_a_variable_and_a_key(
     setting: Setting, file: Path, monkeypatch: pytest.MonkeyPatch
