@@ -1,10 +1,6 @@
-"""The help of every command, and what it costs to show."""
+"""The help of every command."""
 
 from __future__ import annotations
-
-import json
-import subprocess
-import sys
 
 import click
 import pytest
@@ -81,48 +77,3 @@ def test_the_flags_of_serve_are_the_settings() -> None:
 def test_version() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert (result.exit_code, result.output) == (0, f"pyscheduler {pyscheduler.__version__}\n")
-
-
-# What makes a command line slow to start; none of it is needed to show help.
-_HEAVY = (
-    "asyncio",
-    "pydantic",
-    "pydantic_settings",
-    "prometheus_client",
-    "redis",
-    "rich.live",
-    "rich.progress",
-    "starlette",
-    "structlog",
-    "uvicorn",
-    "uvloop",
-    "websockets",
-    "yaml",
-)
-
-
-def _modules_after(code: str) -> set[str]:
-    script = f"""
-import sys
-try:
-    {code}
-except SystemExit:
-    pass
-import json
-print()
-print(json.dumps(list(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    return set(json.loads(done.stdout.splitlines()[-1]))
-
-
-@pytest.mark.parametrize("path", ["", "pool", "pool sync", "node explain", "events", "check", "simulate"])
-def test_help_imports_little(path: str) -> None:
-    # Modules rather than milliseconds: they say the same on a busy machine. The bar is a bare group of rich_click.
-    bare = _modules_after("import rich_click; rich_click.group()(lambda: None)(['--help'])")
-    ours = _modules_after(f"from pyscheduler.cli import main; main({[*path.split(), '--help']!r})")
-    assert not ours & set(_HEAVY)
-    more = {name for name in ours - bare if name.split(".")[0] not in ("pyscheduler", "rich", "rich_click", "click")}
-    assert len(more) < 20, sorted(more)
-    own = [name for name in ours if name.split(".")[0] == "pyscheduler"]
-    assert len(own) < (8 if path == "" else 25), own
