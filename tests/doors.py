@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import pytest
 import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed
 
-from pyscheduler.core.results import NodeState
+from pyscheduler.core.results import NodeState, NodeStatus
 from pyscheduler.registry import logs
 from pyscheduler.registry.process import ServeProcess
 from pyscheduler.settings import ServeSettings
@@ -143,3 +144,55 @@ async def connect(url: str, client: Client = HEAD, **options: Any) -> AsyncItera
     options = {"ping_interval": None, "proxy": None, "max_size": None, "close_timeout": 1, **options}
     async with websockets.asyncio.client.connect(url, **options) as socket:
         yield Node(socket, client)
+
+
+@pytest.fixture
+async def serve_on() -> AsyncIterator[Callable[..., Any]]:
+    """Starts scheduler processes on a store, ends them after the test."""
+    running: list[Scheduler] = []
+
+    async def start(redis_url: str, **settings: Any) -> Scheduler:
+        scheduler = Scheduler(ServeSettings(**{**QUICK, "redis_url": redis_url, **settings}))
+        await scheduler.process.start()
+        running.append(scheduler)
+        return scheduler
+
+    yield start
+    for scheduler in reversed(running):
+        await scheduler.process.stop()
+        assert not [line for line in scheduler.lines if line["event"].endswith("_defect")]
+
+
+@pytest.fixture
+def serve(serve_on: Callable[..., Any], redis_url: str, namespace: str) -> Serve:
+    """Starts scheduler processes on the engine under test."""
+
+    async def start(**settings: Any) -> Scheduler:
+        scheduler: Scheduler = await serve_on(redis_url, namespace=namespace, **settings)
+        return scheduler
+
+    return start
+
+
+async def with_status(scheduler: Scheduler, node_id: str, status: NodeStatus) -> Any:
+    state = await scheduler.state(node_id)
+    return state if state is not None and state.status is status else None
+
+
+async def epoch_of(scheduler: Scheduler, node_id: str) -> int:
+    state = await scheduler.state(node_id)
+    return state.epoch if state is not None else 0
+
+
+async def is_unknown(scheduler: Scheduler, node_id: str) -> bool:
+    return await scheduler.state(node_id) is None
+
+
+async def has_load(scheduler: Scheduler, node_id: str, load: float) -> bool:
+    state = await scheduler.state(node_id)
+    return state is not None and state.load == pytest.approx(load)
+
+
+async def has_usage(scheduler: Scheduler, node_id: str, name: str, value: float) -> bool:
+    usage = (await scheduler.allocator.node(node_id)).usage
+    return bool(usage.get(name) == value)

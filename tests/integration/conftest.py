@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from tests.commands import cli
+from tests.doors import serve, serve_on
 from tests.harness import allocator, cell, invariants_hold
+from tests.own_server import program, server
 
-__all__ = ["allocator", "cell", "invariants_hold"]
+__all__ = ["allocator", "cell", "cli", "invariants_hold", "program", "serve", "serve_on", "server"]
