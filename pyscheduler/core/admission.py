@@ -101,7 +101,9 @@ class GpuPolicy(BaseModel):
         if self.name_patterns:
             patterns = ", ".join(shown(pattern) for pattern in self.name_patterns[:_SHOWN_GPUS])
             more = len(self.name_patterns) - _SHOWN_GPUS
-            text += f" whose name fits {patterns}" + (f" or {more} more patterns" if more > 0 else "")
+            text += f" whose name fits {patterns}"
+            if more > 0:
+                text += f" or {more} more pattern" + ("s" if more > 1 else "")
         return text
 
 

@@ -73,6 +73,8 @@ def duration_text(ms: int) -> str:
 
 
 def _idle_ttl_ms(value: object) -> int:
+    if value is None:
+        raise ValueError("has no value: write a duration such as 10m, or leave the key out")
     ms = duration_ms(value)
     if not MIN_IDLE_TTL_MS <= ms <= MAX_IDLE_TTL_MS:
         raise ValueError(

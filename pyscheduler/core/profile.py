@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import canonical_json, short_digest
 from pyscheduler.core.facts import Facts
-from pyscheduler.core.languages import languages
+from pyscheduler.core.languages import language, languages
 from pyscheduler.core.limits import MAX_RECORD_BYTES, MAX_USAGE_BYTES
 from pyscheduler.core.protocol import Frame, GpuInfo, NodeHeartbeat, NodeRegister, ResourceUsage, content_error
 from pyscheduler.errors import InvalidInput
@@ -199,7 +199,8 @@ def _ready_services(kind: str, declared: Mapping[str, Any]) -> tuple[str, ...]:
         for service in declared.get("installed_services") or ()
         if _is_ready(states, service["service_id"])
     ]
-    return tuple(name for name in models + services if name is not None)
+    # Each once, and counted after that: many models may be of one type.
+    return tuple(sorted({name for name in models + services if name is not None}))
 
 
 def _is_ready(states: Mapping[str, str], what: str) -> bool:
@@ -240,8 +241,9 @@ def _spoken_by_models(kind: str, declared: Mapping[str, Any]) -> dict[str, tuple
             case "nmt":
                 found["semantic_languages"] += [source, target]
     try:
+        # As with their types: each once, and counted after that.
         return {
-            name: languages(code for code in codes if code is not None and code.lower() not in _NO_LANGUAGE)
+            name: languages({language(code) for code in codes if code and code.lower() not in _NO_LANGUAGE})
             for name, codes in found.items()
         }
     except InvalidInput as error:

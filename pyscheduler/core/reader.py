@@ -174,7 +174,8 @@ def _listed(found: Iterable[Problem | _Finding], source: str) -> list[Problem]:
     problems = [item if isinstance(item, Problem) else item.problem() for item in ordered[:MAX_PROBLEMS]]
     if more := len(ordered[MAX_PROBLEMS:]):
         at_least = "at least " if more + MAX_PROBLEMS >= MAX_COUNTED_PROBLEMS else ""
-        problems.append(Problem("", f"{at_least}{more} more problems are not listed"))
+        are = "problem is" if more == 1 and not at_least else "problems are"
+        problems.append(Problem("", f"{at_least}{more} more {are} not listed"))
     return [_named(problem, source) for problem in problems]
 
 

@@ -173,7 +173,12 @@ def test_four_gpus_are_shown_and_the_rest_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "shown"), [("abcd", "'a', 'b', 'c', 'd'"), ("abcde", "'a', 'b', 'c', 'd' or 1 more patterns")]
+    ("patterns", "shown"),
+    [
+        ("abcd", "'a', 'b', 'c', 'd'"),
+        ("abcde", "'a', 'b', 'c', 'd' or 1 more pattern"),
+        ("abcdef", "'a', 'b', 'c', 'd' or 2 more patterns"),
+    ],
 )
 def test_four_patterns_are_shown_and_the_rest_are_counted(patterns: str, shown: str) -> None:
     (missing,) = policy(name_patterns=list(patterns)).check([], None)

@@ -418,18 +418,29 @@ def test_an_id_of_a_service_may_tell_its_type(service: str, kinds: tuple[str, ..
     assert profile(message).facts.services == kinds
 
 
-def test_ready_models_are_as_many_as_services_may_be() -> None:
+def of_models(models: list[dict[str, Any]]) -> NodeProfile:
+    """A client that says nothing of itself but its models, each of them ready."""
     message = REVISIONS[0].register()
-    model = message["installed_models"][0] | {"src_lang": None, "tgt_lang": None}
+    plain = message["installed_models"][0] | {"src_lang": None, "tgt_lang": None}
+    named = [{**plain, **model, "model_id": f"m{index}"} for index, model in enumerate(models)]
+    states = {model["model_id"]: "ready" for model in named}
+    return profile({**message, "installed_models": named, "capability_state": states})
 
-    def ready(count: int) -> NodeProfile:
-        names = [f"m{index}" for index in range(count)]
-        models = [{**model, "model_id": name} for name in names]
-        return profile({**message, "installed_models": models, "capability_state": dict.fromkeys(names, "ready")})
 
-    assert ready(256).facts.services == (model["kind"],)
+def test_the_types_of_ready_models_are_counted_and_not_the_models() -> None:
+    assert of_models([{"kind": "ASR"}, {"kind": "asr"}] * 150).facts.services == ("asr",)
+    assert len(of_models([{"kind": f"k{index}"} for index in range(256)]).facts.services) == 256
     with pytest.raises(FrameError, match="node_register is refused: services: 257 given, at most 256 are allowed"):
-        ready(257)
+        of_models([{"kind": f"k{index}"} for index in range(257)])
+
+
+def test_the_languages_of_models_are_counted_and_not_the_models() -> None:
+    two = [{"kind": "nmt", "src_lang": "EN", "tgt_lang": "zh_CN"}, {"kind": "asr", "src_lang": "en"}]
+    facts = of_models(two * 150).facts
+    assert (facts.semantic, facts.asr) == (("en", "zh-cn"), ("en",))
+    assert len(of_models([{"kind": "tts", "tgt_lang": f"en-x{index}"} for index in range(256)]).facts.tts) == 256
+    with pytest.raises(FrameError, match="installed_models: more than 256 languages in one list"):
+        of_models([{"kind": "tts", "tgt_lang": f"en-x{index}"} for index in range(257)])
 
 
 # --- heartbeats and what they change ---------------------------------------------------------------------------------

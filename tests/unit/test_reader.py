@@ -322,6 +322,10 @@ WRONG: dict[str, tuple[str, list[tuple[int | None, str, str]]]] = {
         "auto: {idle_ttl: 10x}",
         [(1, "auto.idle_ttl", "'10x' is no duration: write whole seconds, or a number and ms, s, m, h or d")],
     ),
+    "no duration at all": (
+        "auto:\n  idle_ttl:\n",
+        [(2, "auto.idle_ttl", "has no value: write a duration such as 10m, or leave the key out")],
+    ),
     "a duration out of range": (
         "auto: {idle_ttl: 31d}",
         [(1, "auto.idle_ttl", "must be from 100ms to 30d, not '31d'")],
@@ -606,6 +610,8 @@ def test_more_than_200_problems_are_counted() -> None:
     found = problems("".join(f"key{n}: 1\n" for n in range(250)))
     assert len(found) == MAX_PROBLEMS + 1
     assert found[-1] == Problem("", "50 more problems are not listed")
+
+    assert problems("".join(f"key{n}: 1\n" for n in range(201)))[-1].message == "1 more problem is not listed"
 
     pools = [{"name": f"p{n}", "match": {f"key{k}": 1 for k in range(40)}} for n in range(2000)]
     found = problems(json.dumps({"pools": pools}))
