@@ -58,7 +58,7 @@ class Path:
     def _asked(self, request: Request) -> Query:
         asked = request.query_params
         given = {
-            name: asked.getlist(name) if get_origin(info.annotation) is tuple else asked[name]
+            name: asked.getlist(name) if get_origin(info.annotation) is list else asked[name]
             for name, info in self.query.model_fields.items()
             if name in asked
         }

@@ -86,9 +86,7 @@ class PoolQuery(Query):
 class FindQuery(Query):
     src: Annotated[str, Field(max_length=64)]
     tgt: Annotated[str, Field(max_length=64)]
-    service: tuple[str, ...] = Field(
-        default_factory=tuple, max_length=64, description="Service types that must be ready."
-    )
+    service: list[str] = Field(default_factory=list, max_length=64, description="Service types that must be ready.")
 
 
 async def _pools(shared: Shared, _query: Query) -> views.PoolTableView:

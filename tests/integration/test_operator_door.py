@@ -207,10 +207,11 @@ async def test_bad_input_gets_an_error_document(door: Door, path: str, status: i
 
 
 async def test_it_only_reads(door: Door) -> None:
-    for method in ("post", "put", "patch", "delete"):
+    for method in ("post", "put", "patch", "delete", "options"):
         answer = await door.http.request(method, "/api/v1/nodes/node-german")
         assert answer.status_code == 405
         assert answer.json()["error"]["code"] == "method_not_allowed"
+    assert (await door.http.head("/health")).status_code == 405
 
 
 async def test_every_path_is_described(door: Door) -> None:
