@@ -78,7 +78,7 @@ def describe(paths: Sequence[Path]) -> dict[str, Any]:
     """The OpenAPI description of ``paths``."""
     from pydantic.json_schema import models_json_schema
 
-    models = {ErrorView, *(model for path in paths for model in (path.answer, *path.errors.values()))}
+    models = dict.fromkeys((ErrorView, *(model for path in paths for model in (path.answer, *path.errors.values()))))
     _, components = models_json_schema(
         [(model, "serialization") for model in models if issubclass(model, BaseModel)], ref_template=_COMPONENT
     )
