@@ -28,7 +28,7 @@ _HEAVY = {
 }
 
 # What a scheduler needs for a document, for a description of itself, or to be looked at: not for a start.
-_LATER = {"opentelemetry", "pyscheduler.core.reader", "pyscheduler.core.schema", "rich.console", "yaml"}
+_LATER = {"fastapi", "structlog", "pyscheduler.core.reader", "pyscheduler.core.schema", "rich.console", "yaml"}
 
 
 def _modules_after(code: str) -> set[str]:
