@@ -22,7 +22,7 @@ from pyscheduler.core.lifecycle import LifecyclePolicy
 from pyscheduler.core.limits import MAX_INSTANCE_ID_CHARS
 from pyscheduler.core.session_policy import SessionPolicy
 from pyscheduler.errors import PyschedulerError
-from pyscheduler.registry import first_document, logs
+from pyscheduler.registry import first_document, logs, runtime
 from pyscheduler.registry.access import StoreAccess
 from pyscheduler.registry.background import InstanceLease, Reconciler
 from pyscheduler.registry.connection import Connection
@@ -423,6 +423,7 @@ async def _serve(process: ServeProcess, asked: asyncio.Event, forced: asyncio.Ev
             await asyncio.gather(starting, return_exceptions=True)
             return 0
         starting.result()
+        runtime.collect_less()
         failing = asyncio.create_task(process.failed())
         await asyncio.wait({interrupted, failing}, return_when=asyncio.FIRST_COMPLETED)
         failed = failing.done()
@@ -453,18 +454,8 @@ def run(settings: ServeSettings) -> int:
         raise PyschedulerError("serve needs a POSIX system")
     import uvloop
 
-    _fill_standard_streams()
+    runtime.fill_standard_streams()
     return uvloop.run(serve(settings))
-
-
-def _fill_standard_streams() -> None:
-    """Open what of the standard streams is closed: a socket that got its number would end the process when it closes.
-
-    The event loop's library aborts on that, and the log would be written to the socket.
-    """
-    while (found := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(found)
 
 
 def make_log(settings: ServeSettings) -> logs.Log:
