@@ -65,8 +65,10 @@ for _, name in ipairs(view.damaged) do
 end
 local numbers, declared = {}, 0
 for name, pool in pairs(view.pools) do
-  if numbers[pool.id] then
-    violation(2, 'pools ' .. name .. ' and ' .. numbers[pool.id] .. ' have the same number ' .. digits(pool.id))
+  local other = numbers[pool.id]
+  if other then
+    local pair = name < other and { name, other } or { other, name }
+    violation(2, 'pools ' .. table.concat(pair, ' and ') .. ' have the same number ' .. digits(pool.id))
   end
   numbers[pool.id] = name
   if pool.id >= tonumber(config.next_pool) then

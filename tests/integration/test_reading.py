@@ -294,57 +294,185 @@ MISLABELLED_POOL = (
 )
 DIGEST = hashlib.sha1(facts_of("en", "zh").json.encode()).hexdigest()
 
-BROKEN: dict[str, tuple[int, list[tuple[str, ...]]]] = {
-    "a node without a session": (1, [("HDEL", "sessions", "a")]),
-    "a node without a record": (1, [("HDEL", "nodes", "a")]),
-    "a node with a damaged record": (1, [("HSET", "nodes", "a", "{}")]),
-    "a node without usage": (1, [("HDEL", "usage", "a")]),
-    "a node without a lease": (1, [("ZREM", "leases", "a")]),
-    "a node that is no member": (1, [("ZREM", "members", "a")]),
-    "a ghost session": (1, [("HSET", "sessions", "ghost", "1:1:r:ab")]),
-    "a ghost record": (1, [("HSET", "nodes", "ghost", GHOST_RECORD)]),
-    "a ghost lease": (1, [("ZADD", "leases", "5", "ghost")]),
-    "a node in a class that is not there": (1, [("ZADD", "members", "99", "a")]),
-    "one record for another": (1, [("HDEL", "nodes", "a"), ("HSET", "nodes", "ghost", GHOST_RECORD)]),
-    "a class without facts": (2, [("HDEL", "class_facts", "1")]),
-    "a class with other facts": (2, [("HSET", "class_facts", "1", '{"asr":["ja"]}')]),
-    "a class too many in the index": (2, [("HSET", "class_index", "00", "1")]),
-    "a class that the index takes for another": (2, [("HSET", "class_index", DIGEST, "2")]),
-    "a class that is no number": (2, [("HSET", "classes", "x", "")]),
-    "a capability too few": (2, [("ZREM", "capabilities", "semantic:en:1")]),
-    "a capability too many": (2, [("ZADD", "capabilities", "0", "semantic:ja:1")]),
+BROKEN: dict[str, tuple[list[tuple[str, ...]], set[str]]] = {
+    "a node without a session": (
+        [("HDEL", "sessions", "a")],
+        {"1: sessions knows 1 nodes, members 2", "1: node a has no session"},
+    ),
+    "a node without a record": (
+        [("HDEL", "nodes", "a")],
+        {"1: nodes knows 1 nodes, members 2", "1: node a has no record"},
+    ),
+    "a node with a damaged record": ([("HSET", "nodes", "a", "{}")], {"1: node a has no record"}),
+    "a node without usage": (
+        [("HDEL", "usage", "a")],
+        {"1: usage knows 1 nodes, members 2", "1: node a is not in usage"},
+    ),
+    "a node without a lease": (
+        [("ZREM", "leases", "a")],
+        {"1: leases knows 1 nodes, members 2", "1: node a has no lease"},
+    ),
+    "a node that is no member": (
+        [("ZREM", "members", "a")],
+        {
+            "1: usage knows 2 nodes, members 1",
+            "1: nodes knows 2 nodes, members 1",
+            "1: sessions knows 2 nodes, members 1",
+            "1: leases knows 2 nodes, members 1",
+            "3: ready knows nodes that members lack",
+        },
+    ),
+    "a ghost session": ([("HSET", "sessions", "ghost", "1:1:r:ab")], {"1: sessions knows 3 nodes, members 2"}),
+    "a ghost record": ([("HSET", "nodes", "ghost", GHOST_RECORD)], {"1: nodes knows 3 nodes, members 2"}),
+    "a ghost lease": ([("ZADD", "leases", "5", "ghost")], {"1: leases knows 3 nodes, members 2"}),
+    "a node in a class that is not there": (
+        [("ZADD", "members", "99", "a")],
+        {
+            "1: node a is in class 99, which does not exist",
+            "3: node a: its session says class 1, members say 99",
+            "3: node a is in ready under another class than in members",
+        },
+    ),
+    "one record for another": (
+        [("HDEL", "nodes", "a"), ("HSET", "nodes", "ghost", GHOST_RECORD)],
+        {"1: node a has no record"},
+    ),
+    "a class without facts": (
+        [("HDEL", "class_facts", "1")],
+        {
+            "2: class 1 has no facts",
+            "2: class_facts knows 1 classes of 2",
+            "2: the capability index has 17 entries of 7",
+        },
+    ),
+    "a class with other facts": (
+        [("HSET", "class_facts", "1", '{"asr":["ja"]}')],
+        {
+            "2: class 1 is not in the class index",
+            "2: class 1 lacks the capability entry asr:ja:1",
+            "2: class 1 lacks the capability entry set:ja:1",
+            '4: class 1 maps to "en-zh", the matcher says "" (no_pool)',
+            "2: the capability index has 17 entries of 9",
+        },
+    ),
+    "a class too many in the index": ([("HSET", "class_index", "00", "1")], {"2: class_index knows 3 classes of 2"}),
+    "a class that the index takes for another": (
+        [("HSET", "class_index", DIGEST, "2")],
+        {"2: class 1 is not in the class index"},
+    ),
+    "a class that is no number": (
+        [("HSET", "classes", "x", "")],
+        {"2: class_index knows 2 classes of 3", "2: class_facts knows 2 classes of 3"},
+    ),
+    "a capability too few": (
+        [("ZREM", "capabilities", "semantic:en:1")],
+        {"2: class 1 lacks the capability entry semantic:en:1", "2: the capability index has 16 entries of 17"},
+    ),
+    "a capability too many": (
+        [("ZADD", "capabilities", "0", "semantic:ja:1")],
+        {"2: the capability index has 18 entries of 17"},
+    ),
     "one capability for another": (
-        2,
         [("ZREM", "capabilities", "semantic:en:1"), ("ZADD", "capabilities", "0", "semantic:ja:1")],
+        {"2: class 1 lacks the capability entry semantic:en:1"},
     ),
-    "a class in a pool that is not there": (2, [("HSET", "classes", "1", "nowhere")]),
-    "a class that is yet to be given out": (2, [("HSET", "config", "next_class", "2")]),
-    "a pool that is yet to be given out": (2, [("HSET", "config", "next_pool", "3")]),
-    "a damaged pool": (2, [("HSET", "pools", "english", '{"id":1')]),
-    "two pools of one number": (2, [("HSET", "pools", "twin", '{"id":1,"origin":"auto","rank":0,"match":{}}')]),
-    "a ready node that ready lacks": (3, [("ZREM", "ready", "a")]),
-    "a ready node of a class before its own": (3, [("ZADD", "ready", "1.5", "a")]),
-    "a ready node of a class after its own": (3, [("ZADD", "ready", "4", "a")]),
-    "a ready node between two classes": (3, [("ZADD", "ready", "3.5", "a")]),
-    "a held node that is ready": (3, [("HSET", "holds", "a", '{"ops":{"reason":"x","at":1}}')]),
-    "a degraded node that is ready": (3, [("ZADD", "ready", "4", "ill")]),
-    "a ghost that is ready": (3, [("ZADD", "ready", "2", "ghost")]),
-    "a session of another class": (3, [("HSET", "sessions", "a", "1:2:r:ab")]),
-    "a class in no pool": (4, [("HSET", "classes", "1", "")]),
-    "a class in another pool": (4, [("HSET", "classes", "1", "english")]),
-    "a pool that says it needs what its rule does not demand": (4, [("HSET", "pools", "english", MISLABELLED_POOL)]),
-    "a declared pool too few": (4, [("HDEL", "pools", "english")]),
+    "a class in a pool that is not there": (
+        [("HSET", "classes", "1", "nowhere")],
+        {
+            "2: class 1 maps to pool nowhere, which does not exist",
+            '4: class 1 maps to "nowhere", the matcher says "en-zh" (matched)',
+        },
+    ),
+    "a class that is yet to be given out": (
+        [("HSET", "config", "next_class", "2")],
+        {"2: class 2 is yet to be given out"},
+    ),
+    "a pool that is yet to be given out": (
+        [("HSET", "config", "next_pool", "3")],
+        {"2: pool de has number 3, which is yet to be given out"},
+    ),
+    "a damaged pool": (
+        [("HSET", "pools", "english", '{"id":1')],
+        {"2: pool english is damaged", "4: declared pools: 0 are there, the configuration counts 1"},
+    ),
+    "two pools of one number": (
+        [("HSET", "pools", "twin", '{"id":1,"origin":"auto","rank":0,"match":{}}')],
+        {"2: pools english and twin have the same number 1"},
+    ),
+    "a ready node that ready lacks": (
+        [("ZREM", "ready", "a")],
+        {"3: node a is ready, has no hold, and is not in ready"},
+    ),
+    "a ready node of a class before its own": (
+        [("ZADD", "ready", "1.5", "a")],
+        {"3: node a is in ready under another class than in members"},
+    ),
+    "a ready node of a class after its own": (
+        [("ZADD", "ready", "4", "a")],
+        {"3: node a is in ready under another class than in members"},
+    ),
+    "a ready node between two classes": (
+        [("ZADD", "ready", "3.5", "a")],
+        {"3: node a is in ready under another class than in members"},
+    ),
+    "a held node that is ready": (
+        [("HSET", "holds", "a", '{"ops":{"reason":"x","at":1}}')],
+        {"3: node a has a hold and is in ready"},
+    ),
+    "a degraded node that is ready": (
+        [("ZADD", "ready", "4", "ill")],
+        {"3: node ill is in ready and its status is degraded"},
+    ),
+    "a ghost that is ready": ([("ZADD", "ready", "2", "ghost")], {"3: ready knows nodes that members lack"}),
+    "a session of another class": (
+        [("HSET", "sessions", "a", "1:2:r:ab")],
+        {"3: node a: its session says class 2, members say 1"},
+    ),
+    "a class in no pool": (
+        [("HSET", "classes", "1", "")],
+        {'4: class 1 maps to "", the matcher says "en-zh" (matched)'},
+    ),
+    "a class in another pool": (
+        [("HSET", "classes", "1", "english")],
+        {'4: class 1 maps to "english", the matcher says "en-zh" (matched)'},
+    ),
+    "a pool that says it needs what its rule does not demand": (
+        [("HSET", "pools", "english", MISLABELLED_POOL)],
+        {
+            "4: pool english says that it needs asr:ja, which its rule does not demand",
+            '4: class 1 maps to "en-zh", the matcher says "english" (matched)',
+        },
+    ),
+    "a declared pool too few": (
+        [("HDEL", "pools", "english")],
+        {"4: declared pools: 0 are there, the configuration counts 1"},
+    ),
     "a policy that nobody applied": (
-        4,
         [("HSET", "config", "auto", '{"enabled":true,"max_pools":9,"min_nodes":1,"require_services":["vad"]}')],
+        {
+            '4: class 1 maps to "en-zh", the matcher says "" (services_missing)',
+            '4: class 2 maps to "de", the matcher says "" (services_missing)',
+        },
     ),
-    "a version without history": (5, [("HSET", "config", "version", "9")]),
-    "a version behind its history": (5, [("HSET", "config", "version", "2")]),
-    "a gap in the history": (5, [("XDEL", "history", "2-0")]),
-    "a document from the future": (5, [("HSET", "config", "document_version", "99")]),
-    "an admission policy that nobody applied": (5, [("HSET", "config", "admission", "{}")]),
+    "a version without history": (
+        [("HSET", "config", "version", "9")],
+        {"5: the newest history entry is 4-0, the version is 9"},
+    ),
+    "a version behind its history": (
+        [("HSET", "config", "version", "2")],
+        {"5: the newest history entry is 4-0, the version is 2"},
+    ),
+    "a gap in the history": ([("XDEL", "history", "2-0")], {"5: the history has gaps between 1 and 4"}),
+    "a document from the future": (
+        [("HSET", "config", "document_version", "99")],
+        {"5: the document version is ahead of the version"},
+    ),
+    "an admission policy that nobody applied": (
+        [("HSET", "config", "admission", "{}")],
+        {"5: the admission digest is not that of the admission policy"},
+    ),
 }
-"""What is broken -> the invariant that it breaks, and how it is done."""
+"""What is broken -> how it is done, and what the check says of it: the invariant, and what is wrong."""
 
 NOT_IN_THE_ORACLE = {
     "a node with a damaged record",
@@ -366,13 +494,12 @@ async def test_the_check_finds_what_is_broken(cell: Cell, name: str) -> None:
     await cell.register("ill", "de", status=NodeStatus.DEGRADED)
     report = await cell.allocator.check()
     assert (report.ok, report.nodes, report.pools, report.version) == (True, 2, 3, 4)
-    invariant, commands = BROKEN[name]
+    commands, expected = BROKEN[name]
     for command, key, *arguments in commands:
         await cell.store.command(command, cell.store.key(key), *arguments)
     report = await cell.allocator.check()
     assert not report.ok
-    assert invariant in {violation.invariant for violation in report.violations}, report.violations
-    assert all(violation.detail for violation in report.violations)
+    assert {f"{one.invariant}: {one.detail}" for one in report.violations} == expected
     if name not in NOT_IN_THE_ORACLE:
         assert violations(await read_state(cell.store)), "the tests' own check finds it, too"
 
