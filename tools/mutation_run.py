@@ -32,6 +32,7 @@ class Options:
         sample: mutants of each file at most, 0 = all.
         seconds: after which no further mutant is begun.
         files: only those whose path contains one of these; all if empty.
+        again: only those that survived by this output of an earlier run, at the first or at the last look.
         budget_s: seconds of tests for a mutant's first look, as measured when nothing was wrong.
         verbose: whether to print those that are killed, too.
     """
@@ -40,6 +41,7 @@ class Options:
     sample: int
     seconds: float
     files: tuple[str, ...]
+    again: Path | None
     budget_s: float
     verbose: bool
 
@@ -50,10 +52,12 @@ def parse_options(program: str, purpose: str) -> Options:
     parser.add_argument("--sample", type=int, default=15, help="mutants of each file, 0 = all of them (default 15)")
     parser.add_argument("--seconds", type=float, default=3600, help="after which none is begun (default 3600)")
     parser.add_argument("--budget", type=float, default=5, help="seconds of tests for one mutant at first (default 5)")
+    parser.add_argument("--again", type=Path, metavar="OUTPUT", help="only those that survived an earlier run")
     parser.add_argument("--verbose", action="store_true", help="name those that are killed, too")
     parser.add_argument("files", nargs="*", help="only files whose path contains one of these")
     given = parser.parse_args()
-    return Options(given.seed, given.sample, given.seconds, tuple(given.files), given.budget, given.verbose)
+    files = tuple(given.files)
+    return Options(given.seed, given.sample, given.seconds, files, given.again, given.budget, given.verbose)
 
 
 def explained(path: Path = EXPLAINED) -> dict[str, str]:
@@ -62,16 +66,24 @@ def explained(path: Path = EXPLAINED) -> dict[str, str]:
     return {key: group["reason"] for group in groups for key in group["mutants"]}
 
 
+def survivors(output: str) -> set[str]:
+    """Keys of the mutants that an output says were alive at any time."""
+    alive = tuple(f"{word:9} " for word in ("LATER", SURVIVED.upper(), UNTESTED.upper()))
+    lines = (line for line in output.splitlines() if line.startswith(alive))
+    return {line[15:].rpartition("  (")[0] for line in lines}
+
+
 def choose(sources: Mapping[str, str], options: Options) -> list[Mutant]:
     """The mutants of a run, in an order that takes from every file early, the same for the same seed.
 
     Those of a larger sample contain those of a smaller one.
     """
     picked: list[tuple[int, Mutant]] = []
+    wanted = survivors(options.again.read_text(encoding="utf-8")) if options.again is not None else None
     for file, text in sources.items():
         if options.files and not any(part in file for part in options.files):
             continue
-        mutants = mutants_of(file, text)
+        mutants = [one for one in mutants_of(file, text) if wanted is None or one.key in wanted]
         random.Random(f"{options.seed} {file}").shuffle(mutants)
         picked += enumerate(mutants[: options.sample or None])
     return [mutant for _, mutant in sorted(picked, key=lambda pair: pair[0])]

@@ -205,7 +205,8 @@ def test_what_is_explained_is_there() -> None:
 
 
 def options(**changed: object) -> Options:
-    return Options(**{"seed": 1, "sample": 3, "seconds": 60, "files": (), "budget_s": 1, "verbose": False, **changed})
+    usual = {"seed": 1, "sample": 3, "seconds": 60, "files": (), "again": None, "budget_s": 1, "verbose": False}
+    return Options(**{**usual, **changed})
 
 
 def test_a_seed_and_a_sample_say_which_mutants_are_tried() -> None:
@@ -231,6 +232,17 @@ def test_a_run_fails_exactly_if_something_survives(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().out.count("SURVIVED") == 1
     assert run([mutant for mutant in mutants if mutant.text != "4"], options(), outcome_of) == 0
     assert run(mutants, options(seconds=-1), outcome_of) == 0, "none is tried when there is no time"
+
+
+def test_the_survivors_of_an_earlier_run_can_be_tried_alone(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sources = {"lua/x.lua": "return a < 3", "lua/y.lua": "return b > 4"}
+    output = tmp_path / "output"
+    run(choose(sources, options(verbose=True)), options(verbose=True), lambda mutant, _: (KILLED, "by (some) test"))
+    output.write_text(capfd.readouterr().out, encoding="utf-8")
+    assert choose(sources, options(again=output)) == []
+    run(choose(sources, options()), options(), lambda one, _: (SURVIVED if one.text == "5" else KILLED, "3 tests"))
+    output.write_text(capfd.readouterr().out, encoding="utf-8")
+    assert [mutant.text for mutant in choose(sources, options(again=output))] == ["5"]
 
 
 def test_the_tools_are_no_part_of_the_package() -> None:
