@@ -234,11 +234,12 @@ async def test_when_a_great_part_of_the_fleet_lapses_at_once_it_goes_slowly_and_
     assert (event["lapsed"], event["nodes"]) == ("10", "10")
 
 
-async def test_of_a_large_fleet_one_in_a_hundred_goes_in_a_braked_step(cell: Cell) -> None:
-    await fleet(cell, 201)
+@pytest.mark.parametrize(("nodes", "expired"), [(200, 2), (201, 3)])
+async def test_of_a_large_fleet_one_in_a_hundred_goes_in_a_braked_step(cell: Cell, nodes: int, expired: int) -> None:
+    await fleet(cell, nodes)
     await cell.pass_time(LEASE_MS)
     report = await cell.reconcile(brake_floor=20, brake_expire=1)
-    assert (report.braked, report.expired) == (True, 3)
+    assert (report.braked, report.expired) == (True, expired)
     assert (await cell.reconcile(brake_floor=20, brake_expire=1, expire=2)).expired == 2
 
 

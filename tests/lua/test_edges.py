@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pyscheduler.errors import StoreError
@@ -182,3 +184,66 @@ async def test_a_node_whose_process_died_is_released_although_its_class_has_lost
     assert (await cell.reconcile()).released == 1
     (event,) = [one for one in await cell.allocator.events() if one.type == "node.released"]
     assert (event.pool, event.reason) == (None, "instance_lost")
+
+
+@pytest.mark.parametrize("value", ['"', "\\", "/", "é"])
+async def test_a_label_may_have_any_value_that_json_can_spell(cell: Cell, value: str) -> None:
+    await cell.allocator.sync(document_of(pool("odd", labels={"zone": value})))
+    assert (await cell.register("a", facts=facts_of("en", labels={"zone": value}))).pool == "odd"
+    assert (await cell.allocator.check()).ok
+
+
+async def test_a_declared_pool_that_demands_nothing_is_no_automatic_one(cell: Cell) -> None:
+    """Its rule names no language, service or label, so that no class is spared being held against it."""
+    auto = {"max_pools": 1, "idle_ttl": "1s"}
+    await cell.allocator.sync(document_of(pool("big", gpu={"min_memory_gb": 80}), auto=auto))
+    assert (await cell.register("small", "en")).pool == "en"
+    assert (await cell.register("large", facts=facts_of("en", gpu_memory_gb=(80,)))).pool == "big"
+    for _ in range(3):
+        await cell.pass_time(LEASE_MS * 3)
+        await cell.reconcile()
+    assert [row.name for row in (await cell.allocator.pools()).pools] == ["big"], "the idle automatic one has gone"
+
+
+async def set_most_pools(cell: Cell, most: int) -> None:
+    policy = json.loads((await read_state(cell.store)).config["auto"]) | {"max_pools": most}
+    await cell.store.command("HSET", cell.store.key("config"), "auto", json.dumps(policy))
+
+
+async def test_the_very_first_class_may_wait_for_its_pool(cell: Cell) -> None:
+    await set_most_pools(cell, 0)
+    assert (await cell.register("a", "en")).node_class == 1
+    assert await cell.pool_of("a") is None
+    await set_most_pools(cell, 10)
+    assert (await cell.reconcile()).created_pools == ("en",)
+    assert await cell.pool_of("a") == "en"
+
+
+@pytest.mark.breaks_store
+async def test_upkeep_that_looks_at_one_node_a_step_looks_at_each(cell: Cell) -> None:
+    await cell.register("a", "en")
+    await cell.register("b", "de")
+    await cell.store.command("ZREM", cell.store.key("leases"), "a")
+    found = [(await cell.reconcile(scan=1)).violations for _ in range(6)]
+    assert sorted(found) == [0, 0, 0, 0, 1, 1], "a round of three: the sentinel and two nodes"
+
+
+@pytest.mark.breaks_store
+async def test_a_lapsed_node_without_a_class_counts_for_no_class(cell: Cell) -> None:
+    await cell.register("stays", "en", lease_ms=10 * LEASE_MS)
+    await cell.register("goes", "en")
+    await cell.store.command("ZREM", cell.store.key("members"), "goes")
+    await cell.pass_time(LEASE_MS + 1)
+    report = await cell.reconcile()
+    assert (report.expired, report.dropped_classes) == (1, 0)
+    assert (await cell.allocator.check()).ok
+
+
+async def test_a_session_of_another_under_the_same_epoch_is_over(cell: Cell) -> None:
+    """After a failover that lost writes two sessions may have been given one epoch: who is stored keeps the node."""
+    epoch = int((await populate(cell)).split(":")[0])
+    call = baseline(f"{epoch}:1:r:ab")["upsert_node_to_pool"]
+    for argument, value in {"node_id": "n1", "mode": "resume", "session_id": "other"}.items():
+        call = with_argument(call, argument, value)
+    for shown, answer in ((epoch - 1, "STALE"), (epoch, "STALE"), (epoch + 1, "OK")):
+        assert (await cell.store.run(with_argument(call, "epoch", str(shown))))[0] == answer
