@@ -72,10 +72,10 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a class that is used is dropped": (
         RECONCILE,
-        "elseif nodes_left(class) < 1 then",
-        "elseif nodes_left(class) < 2 then",
+        "if nodes_left(class) < 1 then",
+        "if nodes_left(class) < 2 then",
     ),
-    "an idle pool goes at once": (RECONCILE, "now - pool.idle_since >= auto.idle_ttl_ms", "true"),
+    "an idle pool goes at once": (RECONCILE, "now - idle_since >= auto.idle_ttl_ms", "true"),
     "the leases of a clock that went back are not cut": (
         RECONCILE,
         "if went_back then\n  local too_long",

@@ -26,6 +26,11 @@ def test_what_follows_the_last_argument_is_passed_as_it_is() -> None:
     assert calls.touch_nodes(lease_ms=1, nodes=[]).argv == ("1",)
 
 
+def test_calls_of_one_script_are_joined_in_their_order() -> None:
+    first, second = calls.Call("upsert_node_to_pool", ("a", "b")), calls.Call("upsert_node_to_pool", ("c", "d"))
+    assert calls.Call.joined([first, second]) == calls.Call("upsert_node_to_pool", ("a", "b", "c", "d"))
+
+
 def test_what_has_no_encoding_is_refused() -> None:
     with pytest.raises(TypeError, match="None cannot be an argument"):
         calls.hold_node(allow_unknown=None, **ACTION)

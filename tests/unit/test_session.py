@@ -273,6 +273,38 @@ def test_a_heartbeat_that_says_nothing_new_only_renews_the_lease() -> None:
     assert socket.succeed() == []
 
 
+def test_while_a_lease_is_renewed_and_nothing_else_is_due_more_heartbeats_may_come() -> None:
+    """By ``only_renews`` the adapter takes further messages while the store is asked: they may pass over nothing."""
+    socket = Socket()
+    assert not socket.session.only_renews, "nothing is known of the node"
+    socket.send(HEAD.register())
+    assert not socket.session.only_renews, "a registration is in flight"
+    socket.succeed()
+    assert not socket.session.only_renews, "nothing is in flight"
+    socket.send(HEAD.heartbeat(NODE))
+    assert isinstance(socket.call, Update)
+    assert not socket.session.only_renews, "the status is in flight"
+    socket.succeed()
+
+    for message, what in (
+        (HEAD.register(), "an acknowledgement"),
+        (HEAD.register(State(languages=("en", "ja"))), "other facts"),
+        (HEAD.heartbeat(NODE, State(languages=("en", "zh"))), "other facts in a heartbeat"),
+    ):
+        socket = ready()
+        socket.send(beat(mem_percent=50))
+        assert isinstance(socket.call, Touch)
+        assert socket.session.only_renews
+        socket.send(message)
+        assert not socket.session.only_renews, f"{what} is due"
+
+    socket = ready()
+    socket.send(beat(mem_percent=50))
+    assert socket.session.only_renews
+    assert socket.resume() == []
+    assert not socket.session.only_renews, "the node is to be registered again"
+
+
 def test_load_and_usage_are_written_only_where_they_changed() -> None:
     socket = ready()
     (touch,) = socket.send(beat(mem_percent=50))
