@@ -91,8 +91,12 @@ def sync_call(wanted: PoolDocument) -> Call:
 
 def open_call() -> Call:
     default = PoolDocument()
-    auto = json.dumps(json.loads(default.canonical())["auto"])
-    return calls.open_namespace(auto=auto, admission=default.admission.to_json())
+    stored = json.loads(default.canonical())
+    return calls.open_namespace(
+        auto=json.dumps(stored["auto"]),
+        admission=default.admission.to_json(),
+        selection=json.dumps(stored["selection"]),
+    )
 
 
 def upsert_call(

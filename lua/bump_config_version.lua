@@ -12,6 +12,7 @@
 --   7 ready         zset
 --   8 history       stream
 --   9 events        stream
+--   10 tenant_rules hash
 -- ARGV
 --   1 mode            plan or apply
 --   2 document        canonical JSON of the document
@@ -32,7 +33,7 @@
 -- COST O(pools * classes)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CAPABILITIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local MEMBERS, READY, HISTORY, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local MEMBERS, READY, HISTORY, EVENTS, TENANT_RULES = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
@@ -46,12 +47,14 @@ local MEMBERS, READY, HISTORY, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/pools.lua
 --@include lib/rules.lua
 --@include lib/waiting.lua
+--@include lib/ranges.lua
+--@include lib/policy.lua
 
 local mode, document_json, digest, admission = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local allow_empty, force, author, why, kind = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local expect_version = integer(ARGV[5], -1, 9007199254740991)
-if #KEYS ~= 9 or #ARGV ~= 10 then
-  return badarg('bump_config_version takes 9 keys and 10 arguments')
+if #KEYS ~= 10 or #ARGV ~= 10 then
+  return badarg('bump_config_version takes 10 keys and 10 arguments')
 end
 if mode ~= 'plan' and mode ~= 'apply' then
   return badarg('mode must be plan or apply')
@@ -79,12 +82,26 @@ if not document or document.schema ~= 1 then
   return badarg('document is no JSON object of schema 1')
 end
 local auto, guard, wanted = document.auto, document.guard, document.pools
+local selection, tenants = document.selection, document.tenants
 if type(auto) ~= 'table' or type(auto.enabled) ~= 'boolean' or type(auto.min_nodes) ~= 'number' or type(auto.max_pools) ~= 'number'
   or type(auto.idle_ttl_ms) ~= 'number' or not is_string_list(auto.require_services) then
   return badarg('document.auto')
 end
 if type(guard) ~= 'table' or type(guard.max_unassigned_permille) ~= 'number' then
   return badarg('document.guard')
+end
+if not is_selection(selection) then
+  return badarg('document.selection')
+end
+if type(tenants) ~= 'table' or #tenants > MAX_TENANTS then
+  return badarg('document.tenants')
+end
+local rules = { [''] = join_tenant_rule(selection.tenant_slots, false, '') }
+for order, tenant in ipairs(tenants) do
+  if not is_tenant(tenant) or rules[tenant.name] then
+    return badarg('document.tenants[' .. order .. ']')
+  end
+  rules[tenant.name] = join_tenant_rule(tenant.slots or selection.tenant_slots, tenant.strict, tenant.pool or '')
 end
 if type(wanted) ~= 'table' or #wanted > MAX_POOLS then
   return badarg('document.pools')
@@ -94,7 +111,7 @@ for order, pool in ipairs(wanted) do
   if type(pool) ~= 'table' or type(pool.name) ~= 'string' or #pool.name > 128 or not string.match(pool.name, '^[a-z0-9][a-z0-9._-]*$') then
     return badarg('document.pools[' .. order .. '].name')
   end
-  if not is_rule(pool.match) or type(pool.priority) ~= 'number' then
+  if not is_rule(pool.match) or type(pool.priority) ~= 'number' or not is_pool_selection(pool.selection) then
     return badarg('document.pools[' .. order .. ']')
   end
   if in_document[pool.name] then
@@ -115,6 +132,7 @@ local version, document_version = tonumber(config.version), tonumber(config.docu
 local total_ready = redis.call('ZCARD', READY) - 1
 redis.call('XLEN', EVENTS)
 redis.call('ZCARD', CAPABILITIES)
+local former_rules = redis.call('HGETALL', TENANT_RULES)
 
 local class_map = redis.call('HGETALL', CLASSES)
 local pool_of, numbers = {}, {}
@@ -177,11 +195,12 @@ for rank, pool in ipairs(wanted) do
   local old = before.pools[pool.name]
   local kept = {
     name = pool.name, origin = 'declared', priority = pool.priority, rank = rank, match = pool.match,
-    created_at = old and old.created_at or now,
+    selection = pool.selection, created_at = old and old.created_at or now,
   }
   if old then
     kept.id = old.id
-    if old.origin ~= 'declared' or old.priority ~= pool.priority or not equal(old.match, pool.match) then
+    if old.origin ~= 'declared' or old.priority ~= pool.priority or not equal(old.match, pool.match)
+      or not equal(old.selection or NOTHING, pool.selection or NOTHING) then
       changes[#changes + 1] = { pool = pool.name, change = 'changed' }
     end
   else
@@ -250,7 +269,7 @@ for _, entry in ipairs(classes) do
     moves[#moves + 1] = entry
     if entry.to == '' then
       local class = tonumber(entry.class)
-      lost_ready = lost_ready + redis.call('ZCOUNT', READY, class * 2, class * 2 + 1)
+      lost_ready = lost_ready + ready_count(class)
     end
   end
   if entry.to == '' then
@@ -295,7 +314,17 @@ for _, move in ipairs(moves) do
   packed_classes[#packed_classes + 1] = move.class
   packed_classes[#packed_classes + 1] = move.to
 end
-local auto_json = cjson.encode(auto)
+local auto_json, selection_json = cjson.encode(auto), cjson.encode(selection)
+local packed_rules, former_tenants = {}, {}
+for name, rule in pairs(rules) do
+  packed_rules[#packed_rules + 1] = name
+  packed_rules[#packed_rules + 1] = rule
+end
+for index = 1, #former_rules, 2 do
+  if not rules[former_rules[index]] then
+    former_tenants[#former_tenants + 1] = former_rules[index]
+  end
+end
 
 local no_permission = denied('HSET', 'HDEL', 'XADD')
 if no_permission then
@@ -306,9 +335,11 @@ end
 bulk('HDEL', POOLS, removed)
 bulk('HSET', POOLS, packed_pools)
 bulk('HSET', CLASSES, packed_classes)
+bulk('HDEL', TENANT_RULES, former_tenants)
+bulk('HSET', TENANT_RULES, packed_rules)
 redis.call(
   'HSET', CONFIG, 'version', digits(new_version), 'document_version', digits(new_version), 'document', document_json,
-  'document_digest', digest, 'auto', auto_json, 'admission', admission,
+  'document_digest', digest, 'auto', auto_json, 'admission', admission, 'selection', selection_json,
   'admission_digest', string.sub(redis.sha1hex(admission), 1, 16), 'declared_pools', digits(#wanted), 'next_pool', digits(next_pool),
   'updated_at', digits(now), 'updated_by', author
 )

@@ -19,29 +19,40 @@
 --   14 history      stream
 --   15 events       stream
 --   16 instances    hash
+--   17 jobs         hash
+--   18 due          zset
+--   19 reserved     hash
+--   20 tenants      hash
+--   21 tenant_rules hash
+--   22 routes       hash
+--   23 affinities   hash
 -- ARGV
 -- REPLY
 --   OK version nodes pools
 --     violations, and for each: invariant detail
 --   NO_NAMESPACE | SCHEMA found
 -- EVENTS none
--- COST O(n * log n + pools * classes)
+-- COST O(n * log n + pools * classes + jobs)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local NODES, HOLDS, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local JOBS, DUE, RESERVED, TENANTS, TENANT_RULES, ROUTES = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
+local AFFINITIES = KEYS[23]
 --@include lib/limits.lua
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
+--@include lib/ranges.lua
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
 --@include lib/rules.lua
+--@include lib/jobs.lua
 
-if #KEYS ~= 16 or #ARGV ~= 0 then
-  return badarg('check takes 16 keys and no arguments')
+if #KEYS ~= 23 or #ARGV ~= 0 then
+  return badarg('check takes 23 keys and no arguments')
 end
 local config, refusal = read_config(
   'version', 'auto', 'declared_pools', 'next_class', 'next_pool', 'document_version', 'admission', 'admission_digest'
@@ -144,6 +155,81 @@ if redis.call('ZCARD', LEASES) - 1 ~= node_count then
   violation(1, 'leases knows ' .. digits(redis.call('ZCARD', LEASES) - 1) .. ' nodes, members ' .. digits(node_count))
 end
 local ready_seen = 0
+
+-- Reservations, as their jobs say: 9 (the slots of nodes and tenants are the sum of theirs) and 10 (each has a node and a lease).
+local slots_of_node, slots_of_tenant, jobs_of_node = {}, {}, {}
+local function look_at_job(job_id, stored)
+  local job = parse_job(stored)
+  if not job then
+    violation(10, 'job ' .. job_id .. ' is damaged')
+    return
+  end
+  if not redis.call('ZSCORE', DUE, job_id) then
+    violation(10, 'job ' .. job_id .. ' has no end')
+  end
+  if is_live(job) then
+    slots_of_node[job.node] = (slots_of_node[job.node] or 0) + job.slots
+    jobs_of_node[job.node] = jobs_of_node[job.node] or {}
+    jobs_of_node[job.node][job_id] = true
+    if job.tenant ~= '' then
+      slots_of_tenant[job.tenant] = (slots_of_tenant[job.tenant] or 0) + job.slots
+    end
+    local session = parse_token(redis.call('HGET', SESSIONS, job.node))
+    if not session then
+      violation(10, 'job ' .. job_id .. ' is reserved on node ' .. job.node .. ', which members lack')
+    elseif session.epoch < tonumber(job.epoch) then
+      violation(10, 'job ' .. job_id .. ' has a later epoch than its node ' .. job.node)
+    end
+  end
+end
+local cursor = '0'
+repeat
+  local page = redis.call('HSCAN', JOBS, cursor, 'COUNT', CHUNK)
+  cursor = page[1]
+  for index = 1, #page[2], 2 do
+    if page[2][index] ~= '' then
+      look_at_job(page[2][index], page[2][index + 1])
+    end
+  end
+until cursor == '0'
+local reserved = redis.call('HGETALL', RESERVED)
+for index = 1, #reserved, 2 do
+  local node_id, stored = reserved[index], reserved[index + 1]
+  if node_id ~= '' then
+    local used, of_jobs = used_slots(stored), slots_of_node[node_id] or 0
+    if used ~= of_jobs then
+      violation(9, 'node ' .. node_id .. ' has ' .. used .. ' slots reserved, its jobs have ' .. of_jobs)
+    end
+    local jobs = jobs_of_node[node_id] or {}
+    for job_id in string.gmatch(stored, ' (%S+)') do
+      if not jobs[job_id] then
+        violation(10, 'node ' .. node_id .. ' names job ' .. job_id .. ', which is not reserved on it')
+      end
+      jobs[job_id] = nil
+    end
+    if next(jobs) then
+      violation(10, 'node ' .. node_id .. ' does not name job ' .. next(jobs))
+    end
+    jobs_of_node[node_id] = nil
+  end
+end
+for node_id, jobs in pairs(jobs_of_node) do
+  violation(10, 'node ' .. node_id .. ' does not name job ' .. (next(jobs) or ''))
+end
+local tenants = redis.call('HGETALL', TENANTS)
+for index = 1, #tenants, 2 do
+  local tenant, used = tenants[index], tonumber(tenants[index + 1])
+  if tenant ~= '' then
+    if used ~= slots_of_tenant[tenant] then
+      violation(9, 'tenant ' .. tenant .. ' has ' .. tenants[index + 1] .. ' slots, its jobs have ' .. (slots_of_tenant[tenant] or 0))
+    end
+    slots_of_tenant[tenant] = nil
+  end
+end
+for tenant in pairs(slots_of_tenant) do
+  violation(9, 'tenant ' .. tenant .. ' has slots and is not known')
+end
+
 for first = 1, node_count, CHUNK do
   local page = redis.call('ZRANGE', MEMBERS, first, first + CHUNK - 1, 'WITHSCORES')
   for index = 1, #page, 2 do
@@ -170,8 +256,13 @@ for first = 1, node_count, CHUNK do
     local held = redis.call('HEXISTS', HOLDS, node_id) == 1
     if score then
       ready_seen = ready_seen + 1
-      if score < class * 2 or score > class * 2 + 1 then
+      local used, load = read_ready(class, score)
+      if used < 0 or used * 2 + load >= CLASS_SPAN then
         violation(3, 'node ' .. node_id .. ' is in ready under another class than in members')
+      elseif used ~= (slots_of_node[node_id] or 0) then
+        violation(9, 'node ' .. node_id .. ' is in ready with ' .. used .. ' slots reserved, its jobs have others')
+      elseif load > 1 then
+        violation(3, 'node ' .. node_id .. ' is in ready with a load above 1')
       end
       if held then
         violation(3, 'node ' .. node_id .. ' has a hold and is in ready')
@@ -208,6 +299,10 @@ if string.sub(redis.sha1hex(config.admission), 1, 16) ~= config.admission_digest
 end
 redis.call('XLEN', EVENTS)
 redis.call('HLEN', INSTANCES)
+redis.call('HLEN', TENANT_RULES)
+redis.call('HLEN', ROUTES)
+redis.call('HLEN', AFFINITIES)
+redis.call('ZCARD', DUE)
 if found > MAX_VIOLATIONS then
   violations[#violations + 1] = '0'
   violations[#violations + 1] = digits(found - MAX_VIOLATIONS) .. ' more violations are not listed'

@@ -28,6 +28,7 @@ local CAPABILITIES, MEMBERS, READY = KEYS[5], KEYS[6], KEYS[7]
 --@include lib/namespace.lua
 --@include lib/facts.lua
 --@include lib/pools.lua
+--@include lib/ranges.lua
 
 if #KEYS ~= 7 or #ARGV < 2 or #ARGV > 66 then
   return badarg('find_pools takes 7 keys and 2..66 arguments')
@@ -70,6 +71,6 @@ for _, class in ipairs(found) do
   flat[#flat + 1] = digits(pool ~= '' and pool_number(redis.call('HGET', POOLS, pool)) or 0)
   flat[#flat + 1] = redis.call('HGET', CLASS_FACTS, class) or '{}'
   flat[#flat + 1] = digits(redis.call('ZCOUNT', MEMBERS, class, class))
-  flat[#flat + 1] = digits(redis.call('ZCOUNT', READY, class * 2, class * 2 + 1))
+  flat[#flat + 1] = digits(ready_count(class))
 end
 return flat

@@ -10,6 +10,8 @@
 --   5 holds     hash
 --   6 usage     hash
 --   7 events    stream
+--   8 reserved  hash
+--   9 due       zset
 -- ARGV
 --   1 node_id        1..128 characters of [A-Za-z0-9._:-]
 --   2 operation      set or lift
@@ -24,7 +26,8 @@
 -- EVENTS node.status
 -- COST O(log n)
 
-local CONFIG, CLASSES, READY, SESSIONS, HOLDS, USAGE, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local CONFIG, CLASSES, READY, SESSIONS, HOLDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local USAGE, EVENTS, RESERVED, DUE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
@@ -33,10 +36,11 @@ local CONFIG, CLASSES, READY, SESSIONS, HOLDS, USAGE, EVENTS = KEYS[1], KEYS[2],
 --@include lib/events.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
+--@include lib/ready.lua
 
 local node_id, operation, owner, why, allow_unknown = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if #KEYS ~= 7 or #ARGV ~= 5 then
-  return badarg('hold_node takes 7 keys and 5 arguments')
+if #KEYS ~= 9 or #ARGV ~= 5 then
+  return badarg('hold_node takes 9 keys and 5 arguments')
 end
 if not is_id(node_id, 128) then
   return badarg('node_id')
@@ -64,6 +68,8 @@ local stored = redis.call('HGET', HOLDS, node_id)
 redis.call('ZSCORE', READY, node_id)
 redis.call('XLEN', EVENTS)
 local load = usage_load(redis.call('HGET', USAGE, node_id))
+local used = used_slots(redis.call('HGET', RESERVED, node_id))
+redis.call('ZCARD', DUE)
 local pool = session and redis.call('HGET', CLASSES, session.class) or ''
 local holds = object(stored) or {}
 local count = 0
@@ -105,10 +111,13 @@ end
 if held then
   redis.call('HSET', HOLDS, node_id, encoded)
   redis.call('ZREM', READY, node_id)
+  if used > 0 then
+    redis.call('ZADD', DUE, digits(now), '!' .. node_id) -- the document says what becomes of its reservations
+  end
 else
   redis.call('HDEL', HOLDS, node_id)
   if session and session.status == 'r' then
-    redis.call('ZADD', READY, ready_score(session.class, load), node_id)
+    redis.call('ZADD', READY, ready_score(session.class, used, load), node_id)
   end
 end
 emit(

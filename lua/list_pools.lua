@@ -22,6 +22,7 @@ local CONFIG, POOLS, CLASSES, CLASS_FACTS, MEMBERS, READY = KEYS[1], KEYS[2], KE
 --@include lib/limits.lua
 --@include lib/args.lua
 --@include lib/namespace.lua
+--@include lib/ranges.lua
 
 local name = ARGV[1]
 if #KEYS ~= 6 or #ARGV ~= 1 then
@@ -59,7 +60,7 @@ for index = 1, #class_map, 2 do
     rows[#rows + 1] = class
     rows[#rows + 1] = pool
     rows[#rows + 1] = digits(redis.call('ZCOUNT', MEMBERS, number, number))
-    rows[#rows + 1] = digits(redis.call('ZCOUNT', READY, number * 2, number * 2 + 1))
+    rows[#rows + 1] = digits(ready_count(number))
     rows[#rows + 1] = name ~= '' and redis.call('HGET', CLASS_FACTS, class) or ''
   end
 end

@@ -20,9 +20,17 @@
 --   14 history      stream
 --   15 events       stream
 --   16 instances    hash
+--   17 jobs         hash
+--   18 due          zset
+--   19 reserved     hash
+--   20 tenants      hash
+--   21 tenant_rules hash
+--   22 routes       hash
+--   23 affinities   hash
 -- ARGV
 --   1 auto       JSON object, the auto policy before any document
 --   2 admission  JSON object, the admission policy before any document
+--   3 selection  JSON object, the selection policy before any document
 -- REPLY
 --   CREATED version | EXISTS version | SCHEMA found | FOREIGN key
 -- EVENTS config.bumped
@@ -36,15 +44,19 @@ local CONFIG, HISTORY, EVENTS = KEYS[1], KEYS[14], KEYS[15]
 --@include lib/events.lua
 --@include lib/history.lua
 
-local auto, admission = ARGV[1], ARGV[2]
-if #KEYS ~= 16 or #ARGV ~= 2 then
-  return badarg('open_namespace takes 16 keys and 2 arguments')
+local auto, admission, selection = ARGV[1], ARGV[2], ARGV[3]
+if #KEYS ~= 23 or #ARGV ~= 3 then
+  return badarg('open_namespace takes 23 keys and 3 arguments')
 end
 if not object(auto) then
   return badarg('auto is no JSON object')
 end
 if not object(admission) then
   return badarg('admission is no JSON object')
+end
+
+if not object(selection) then
+  return badarg('selection is no JSON object')
 end
 
 local found = redis.call('HMGET', CONFIG, 'schema', 'version')
@@ -67,16 +79,18 @@ if no_permission then
   return no_permission
 end
 
-for _, index in ipairs({ 2, 3, 4, 5, 11, 12, 13, 16 }) do
+for _, index in ipairs({ 2, 3, 4, 5, 11, 12, 13, 16, 17, 19, 20, 22, 23 }) do
   redis.call('HSET', KEYS[index], '', '')
 end
 redis.call('HSET', KEYS[10], '', SCHEMA)
+redis.call('HSET', KEYS[21], '', '0 0 ') -- the rule of a tenant that the document does not name
 redis.call('ZADD', KEYS[6], 0, '')
 redis.call('ZADD', KEYS[7], -1, '')
 redis.call('ZADD', KEYS[8], -1, '')
 redis.call('ZADD', KEYS[9], '+inf', '')
+redis.call('ZADD', KEYS[18], '+inf', '')
 redis.call(
-  'HSET', CONFIG, 'schema', SCHEMA, 'version', '1', 'document_version', '0', 'auto', auto, 'admission', admission,
+  'HSET', CONFIG, 'schema', SCHEMA, 'version', '1', 'document_version', '0', 'auto', auto, 'admission', admission, 'selection', selection,
   'admission_digest', string.sub(redis.sha1hex(admission), 1, 16), 'next_class', '1', 'next_pool', '1', 'epoch_floor', '0',
   'declared_pools', '0', 'created_at', digits(now), 'updated_at', digits(now), 'updated_by', ''
 )

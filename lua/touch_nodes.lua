@@ -9,6 +9,7 @@
 --   3 leases    zset
 --   4 ready     zset
 --   5 usage     hash
+--   6 reserved  hash
 -- ARGV
 --   1 lease_ms  1..86400000
 --   2.. nodes   1..500 times: node_id, token, load (0..1, empty = unchanged), usage (JSON object of up to 4096 bytes, empty =
@@ -21,7 +22,7 @@
 -- EVENTS none
 -- COST O(nodes of the call * log n)
 
-local CONFIG, SESSIONS, LEASES, READY, USAGE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local CONFIG, SESSIONS, LEASES, READY, USAGE, RESERVED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
@@ -29,12 +30,13 @@ local CONFIG, SESSIONS, LEASES, READY, USAGE = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 --@include lib/namespace.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
+--@include lib/ready.lua
 --@include lib/bulk.lua
 
 local lease_ms = integer(ARGV[1], 1, 86400000)
 local count = (#ARGV - 1) / 4
-if #KEYS ~= 5 or count < 1 or count > MAX_BATCH or count ~= math.floor(count) then
-  return badarg('touch_nodes takes 5 keys, a lease and 1..500 times four arguments')
+if #KEYS ~= 6 or count < 1 or count > MAX_BATCH or count ~= math.floor(count) then
+  return badarg('touch_nodes takes 6 keys, a lease and 1..500 times four arguments')
 end
 if not lease_ms then
   return badarg('lease_ms must be 1..86400000')
@@ -77,7 +79,7 @@ local function mismatch(stored, shown)
   return 'U'
 end
 
-local letters, leases, ready, usages, latest = {}, {}, { 'XX' }, {}, {}
+local letters, leases, loaded, usages, latest = {}, {}, {}, {}, {}
 for index = 1, count do
   local at = index * 4 - 2
   local token = tokens[index]
@@ -89,9 +91,7 @@ for index = 1, count do
     leases[#leases + 1] = ids[index]
     local load = ARGV[at + 2]
     if load ~= '' then
-      -- XX: a node that is not ready, or is held, stays out of `ready`.
-      ready[#ready + 1] = ready_score(tonumber(string.match(token, '^%d+:(%d+):')), tonumber(load))
-      ready[#ready + 1] = ids[index]
+      loaded[#loaded + 1] = index
       local usage = ARGV[at + 3]
       if usage == '' then
         usage = latest[ids[index]] or usage_json(redis.call('HGET', USAGE, ids[index]))
@@ -100,6 +100,21 @@ for index = 1, count do
       usages[#usages + 1] = ids[index]
       usages[#usages + 1] = join_usage(tonumber(load), usage)
     end
+  end
+end
+
+-- XX: a node that is not ready, or is held, stays out of `ready`.
+local ready = { 'XX' }
+if #loaded > 0 then
+  local changed = {}
+  for place, index in ipairs(loaded) do
+    changed[place] = ids[index]
+  end
+  for place, reserved in ipairs(redis.call('HMGET', RESERVED, unpack(changed))) do
+    local index = loaded[place]
+    local class = tonumber(string.match(tokens[index], '^%d+:(%d+):'))
+    ready[#ready + 1] = ready_score(class, used_slots(reserved), tonumber(ARGV[index * 4]))
+    ready[#ready + 1] = ids[index]
   end
 end
 

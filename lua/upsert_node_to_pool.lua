@@ -20,6 +20,8 @@
 --   13 usage        hash
 --   14 history      stream
 --   15 events       stream
+--   16 reserved     hash
+--   17 due          zset
 -- ARGV, these fifteen for each of 1..64 nodes, none of them twice
 --   1 node_id           1..128 characters of [A-Za-z0-9._:-]
 --   2 session_id        1..128 characters of the same: the caller's name of one socket's tenure; repeating a call changes nothing;
@@ -49,6 +51,7 @@
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local RESERVED, DUE = KEYS[16], KEYS[17]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
@@ -57,6 +60,7 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 --@include lib/events.lua
 --@include lib/tokens.lua
 --@include lib/nodes.lua
+--@include lib/ready.lua
 --@include lib/fence.lua
 --@include lib/pools.lua
 --@include lib/bulk.lua
@@ -64,8 +68,8 @@ local NODES, HOLDS, USAGE, HISTORY, EVENTS = KEYS[11], KEYS[12], KEYS[13], KEYS[
 local WIDTH = 15
 
 local count = #ARGV / WIDTH
-if #KEYS ~= 15 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count) then
-  return badarg('upsert_node_to_pool takes 15 keys and 1..64 times 15 arguments')
+if #KEYS ~= 17 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count) then
+  return badarg('upsert_node_to_pool takes 17 keys and 1..64 times 15 arguments')
 end
 
 -- What is wrong with the arguments of a node, or nil.
@@ -146,6 +150,8 @@ local tokens = redis.call('HMGET', SESSIONS, unpack(ids))
 local records = redis.call('HMGET', NODES, unpack(ids))
 local holds = redis.call('HMGET', HOLDS, unpack(ids))
 local leases = redis.call('ZMSCORE', LEASES, unpack(ids))
+local reserved = redis.call('HMGET', RESERVED, unpack(ids))
+redis.call('ZCARD', DUE)
 redis.call('ZCARD', READY)
 redis.call('ZCARD', MEMBERS)
 redis.call('HLEN', USAGE)
@@ -196,6 +202,7 @@ for index = 1, count do
     header = record_header(records[index]),
     held = holds[index] and true or false,
     lease_end = tonumber(leases[index] or 0),
+    used = used_slots(reserved[index]),
   }
   if not digest_of[facts] then
     digest_of[facts] = redis.sha1hex(facts)
@@ -348,7 +355,7 @@ local function update_header(node, class)
   end
 end
 
-local members, ready, not_ready, lease_ends, sessions, stored_nodes, usages = {}, {}, {}, {}, {}, {}, {}
+local members, ready, not_ready, lease_ends, sessions, stored_nodes, usages, due = {}, {}, {}, {}, {}, {}, {}, {}
 local settled, reply = {}, {}
 
 local function pair(list, first, second)
@@ -369,7 +376,7 @@ local function settle(node, class)
     pair(members, number, id)
   end
   if node.status == 'r' and not node.held then
-    pair(ready, ready_score(number, node.load), id)
+    pair(ready, ready_score(number, node.used, node.load), id)
   else
     append(not_ready, id)
   end
@@ -377,6 +384,9 @@ local function settle(node, class)
   pair(sessions, id, token)
   pair(stored_nodes, id, join_record(node.header, node.record))
   pair(usages, id, join_usage(node.load, node.usage))
+  if node.used > 0 and node.registered then
+    pair(due, now, '!' .. id) -- a new epoch: the document says what becomes of its reservations
+  end
   append(settled, node)
   local at = #reply
   reply[at + 1], reply[at + 2], reply[at + 3] = 'OK', digits(node.epoch), class.digits
@@ -434,6 +444,7 @@ bulk('ZADD', LEASES, lease_ends)
 bulk('HSET', SESSIONS, sessions)
 bulk('HSET', NODES, stored_nodes)
 bulk('HSET', USAGE, usages)
+bulk('ZADD', DUE, due)
 for _, node in ipairs(settled) do
   local previous, class = node.previous, node.class.digits
   if node.registered then

@@ -23,6 +23,13 @@ KEY_NAMES = (
     "history",
     "events",
     "instances",
+    "jobs",
+    "due",
+    "reserved",
+    "tenants",
+    "tenant_rules",
+    "routes",
+    "affinities",
 )
 """Every key there is. Node ids are fields and members of these, never parts of key names."""
 

@@ -18,6 +18,33 @@ from pyscheduler.store import Store
 STATUS = {"g": "registering", "r": "ready", "d": "degraded", "o": "offline", "l": "offline"}
 
 
+@dataclass(frozen=True)
+class Job:
+    """A job as stored, see docs/data-model.md."""
+
+    attempt: int
+    state: str
+    epoch: int
+    slots: int
+    version: int
+    node: str
+    pool: str
+    tenant: str
+    owner: str
+    session: str
+    digest: str
+    reason: str
+
+    @classmethod
+    def of(cls, stored: str) -> Job:
+        attempt, state, epoch, slots, version, *texts = stored.split(" ", 11)
+        return cls(int(attempt), state, int(epoch), int(slots), int(version), *texts)
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in "vr"
+
+
 @dataclass
 class State:
     """The raw content of a namespace, without its sentinels."""
@@ -37,6 +64,12 @@ class State:
     usage: dict[str, str] = field(default_factory=dict)
     history: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     events: list[dict[str, str]] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    due: dict[str, float] = field(default_factory=dict)
+    reserved: dict[str, list[str]] = field(default_factory=dict)
+    tenants: dict[str, int] = field(default_factory=dict)
+    tenant_rules: dict[str, str] = field(default_factory=dict)
+    affinities: dict[str, str] = field(default_factory=dict)
 
 
 def _pairs(flat: list[Any]) -> dict[str, Any]:
@@ -89,6 +122,12 @@ async def read_state(store: Store) -> State:
         usage=_pairs(raw["usage"]),
         history=[(int(entry[0].split("-")[0]), _pairs(entry[1])) for entry in raw["history"]],
         events=[_pairs(entry[1]) for entry in raw["events"]],
+        jobs={job: Job.of(stored) for job, stored in _pairs(raw["jobs"]).items()},
+        due=_scores(raw["due"]),
+        reserved={node: stored.split(" ") for node, stored in _pairs(raw["reserved"]).items()},
+        tenants={tenant: int(used) for tenant, used in _pairs(raw["tenants"]).items()},
+        tenant_rules=dict(zip(raw["tenant_rules"][::2], raw["tenant_rules"][1::2], strict=True)),
+        affinities=_pairs(raw["affinities"]),
     )
 
 
@@ -178,8 +217,9 @@ def violations(state: State) -> list[str]:
         should = letter == "r" and node not in state.holds
         if should != (node in state.ready):
             found.append(f"3: {node} is {STATUS[letter]}, held: {node in state.holds}, in ready: {node in state.ready}")
-        if node in state.ready and not number * 2 <= state.ready[node] <= number * 2 + 1:
-            found.append(f"3: {node} has ready score {state.ready[node]} in class {number}")
+        used = slots_of(state, node)
+        if node in state.ready and not 0 <= state.ready[node] - number * 1024 - used * 2 <= 1:
+            found.append(f"3: {node} has ready score {state.ready[node]} in class {number} with {used} slots reserved")
     if any(not owners for owners in state.holds.values()):
         found.append("3: a hold without an owner")
     if set(state.classes) != set(state.class_facts):
@@ -213,7 +253,48 @@ def violations(state: State) -> list[str]:
     version = int(state.config["version"])
     if versions != list(range(versions[0], version + 1)):
         found.append(f"5: history holds {versions[:3]}..{versions[-3:]}, the version is {version}")
-    return found + replay_violations(state)
+    return found + job_violations(state) + replay_violations(state)
+
+
+def slots_of(state: State, node: str) -> int:
+    """Slots that a node's live reservations take."""
+    return sum(job.slots for job in state.jobs.values() if job.is_live and job.node == node)
+
+
+def job_violations(state: State) -> list[str]:
+    """Invariants 9 and 10."""
+    found = []
+    live = {name: job for name, job in state.jobs.items() if job.is_live}
+    for node, (used, *names) in state.reserved.items():
+        if int(used) != slots_of(state, node):
+            found.append(f"9: {node} has {used} slots reserved, its jobs have {slots_of(state, node)}")
+        if sorted(names) != sorted(name for name, job in live.items() if job.node == node):
+            found.append(f"10: {node} names {names}")
+    if {job.node for job in live.values()} != set(state.reserved):
+        found.append("10: nodes with reservations differ")
+    if not {job.node for job in live.values()} <= set(state.members):
+        found.append("10: a reservation on a node that members lack")
+    tenants: dict[str, int] = defaultdict(int)
+    for job in live.values():
+        if job.tenant:
+            tenants[job.tenant] += job.slots
+        if job.node in state.sessions and job.epoch > int(state.sessions[job.node].split(":")[0]):
+            found.append(f"10: a reservation of {job.node} has a later epoch than the node")
+    if tenants != state.tenants:
+        found.append(f"9: tenants have {state.tenants}, their jobs {dict(tenants)}")
+    ends = {name for name in state.due if not name.startswith(("@", "!"))}
+    if ends != set(state.jobs):
+        found.append(f"10: ends and jobs differ by {sorted(ends ^ set(state.jobs))[:5]}")
+    if {name[1:] for name in state.due if name.startswith("@")} != set(state.affinities):
+        found.append("10: affinities and their ends differ")
+    document = json.loads(state.config.get("document") or "{}")
+    rules = {"": f"{document['selection']['tenant_slots'] if document else 0} 0 "}
+    for rule in document.get("tenants", ()):
+        slots = rule.get("slots", document["selection"]["tenant_slots"])
+        rules[rule["name"]] = f"{slots} {int(rule['strict'])} {rule.get('pool', '')}"
+    if state.tenant_rules != rules:
+        found.append(f"4: the rules of tenants are {state.tenant_rules}, the document says {rules}")
+    return found
 
 
 def replay_violations(state: State) -> list[str]:

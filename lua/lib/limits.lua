@@ -1,5 +1,5 @@
 -- Every bound inside the store, in one place. docs/data-model.md lists them; a test holds the two together.
-local SCHEMA = '1' -- version of the layout of the keys
+local SCHEMA = '2' -- version of the layout of the keys
 local MAX_CLASSES = 4096 -- capability classes of a namespace
 local MAX_POOLS = 2000 -- pools that a document declares
 local MAX_HOLDS = 100000 -- nodes that have a hold
@@ -10,6 +10,8 @@ local MAX_UPSERTS = 64 -- nodes of one upsert_node_to_pool call
 local MAX_FACTS_BYTES = 131072 -- facts of a node
 local MAX_RECORD_BYTES = 65536 -- record of a node
 local MAX_USAGE_BYTES = 4096 -- usage of a node
+local MAX_NODE_SLOTS = 500 -- slots that a node may have: what a score of `ready` has room for
+local MAX_TENANTS = 2000 -- tenants that a document names
 local MAX_PAGE = 5000 -- rows of one reply
 local MAX_VIOLATIONS = 100 -- violations that one check reports
 local MAX_CUT_LEASES = 10000 -- leases that one step cuts after the clock went back

@@ -1,4 +1,4 @@
--- Packing of a node's record, usage and place in `ready`.
+-- Packing of a node's record and usage.
 
 -- A record is a header (JSON, ours), a newline, and the node's own JSON, which is never parsed here.
 -- Both as text, or nil for no record or a damaged one.
@@ -25,9 +25,4 @@ end
 
 local function usage_json(stored)
   return string.match(stored or '', '^%S+ (.*)$') or '{}'
-end
-
--- Class and load share one score, so that a range of scores is the ready nodes of a class, least loaded first.
-local function ready_score(class, load)
-  return string.format('%.4f', class * 2 + load)
 end

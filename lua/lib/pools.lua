@@ -6,6 +6,7 @@ local function encode_pool(pool)
     priority = pool.priority,
     rank = pool.rank,
     match = pool.match,
+    selection = pool.selection,
     created_at = pool.created_at,
     idle_since = pool.idle_since,
   }

@@ -89,8 +89,12 @@ class Namespace:
                 "or start 'pyscheduler serve', which creates it"
             )
         default = PoolDocument()
-        auto = canonical_json(json.loads(default.canonical())["auto"])
-        call = calls.open_namespace(auto=auto, admission=default.admission.to_json())
+        stored = json.loads(default.canonical())
+        call = calls.open_namespace(
+            auto=canonical_json(stored["auto"]),
+            admission=default.admission.to_json(),
+            selection=canonical_json(stored["selection"]),
+        )
         reply = await self._store.run(call)
         if reply[0] == "SCHEMA":
             raise self._newer_schema(reply[1])
@@ -115,7 +119,7 @@ class Namespace:
 
     def _newer_schema(self, found: str) -> StoreError:
         return StoreError(
-            f"namespace {self.namespace} has layout {found[:20]}, this version knows layout 1: "
+            f"namespace {self.namespace} has layout {found[:20]}, this version knows layout 2: "
             "upgrade pyscheduler, or choose another --namespace"
         )
 

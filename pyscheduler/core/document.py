@@ -17,13 +17,11 @@ from pydantic import (
     PlainSerializer,
     StrictBool,
     StrictInt,
-    StrictStr,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from pyscheduler.core import ids
 from pyscheduler.core.admission import AdmissionPolicy
 from pyscheduler.core.canonical import canonical_json, json_object, short_digest
 from pyscheduler.core.ids import shown
@@ -32,13 +30,14 @@ from pyscheduler.core.limits import (
     MAX_AUTO_POOLS,
     MAX_DOCUMENT_BYTES,
     MAX_IDLE_TTL_MS,
-    MAX_POOL_NAME_CHARS,
     MAX_POOLS,
     MAX_PRIORITY,
+    MAX_TENANTS,
     MIN_IDLE_TTL_MS,
     MIN_PRIORITY,
 )
-from pyscheduler.core.rules import MatchRule, Section, Services, normal, repeated, text_schema
+from pyscheduler.core.rules import MatchRule, NotNull, Section, Services, repeated
+from pyscheduler.core.selection import PoolName, PoolSelection, SelectionPolicy, TenantRule
 from pyscheduler.errors import DocumentInvalid, InvalidInput, Problem
 
 SCHEMA = 1
@@ -99,19 +98,17 @@ def _known_schema(value: int) -> int:
     return value
 
 
-_PoolName = Annotated[
-    StrictStr, normal(ids.pool_name), text_schema(f"^[a-z0-9][a-z0-9._-]{{0,{MAX_POOL_NAME_CHARS - 1}}}$")
-]
-
-
 class DeclaredPool(Section):
     """A pool that the operator declares."""
 
-    name: _PoolName = Field(description="Unique name of the pool, such as en-zh.")
+    name: PoolName = Field(description="Unique name of the pool, such as en-zh.")
     priority: Annotated[StrictInt, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = Field(
         default=0, description="Pools of a higher priority are tried first."
     )
     match: MatchRule = Field(description="Which nodes belong in the pool.")
+    selection: Annotated[PoolSelection | None, NotNull] = Field(
+        default=None, description="What the pool does in its own way when jobs get its nodes."
+    )
 
 
 class AutoPolicy(Section):
@@ -183,6 +180,10 @@ class PoolDocument(Section):
     admission: AdmissionPolicy = Field(default=AdmissionPolicy(), description="Which nodes may register at all.")
     auto: AutoPolicy = Field(default=AutoPolicy(), description="Pools that are created by themselves.")
     guard: GuardPolicy = Field(default=GuardPolicy(), description="What a configuration change may do at most.")
+    selection: SelectionPolicy = Field(default=SelectionPolicy(), description="How jobs get their nodes.")
+    tenants: Annotated[tuple[TenantRule, ...], Field(max_length=MAX_TENANTS)] = Field(
+        default=(), description="What holds for single tenants."
+    )
     pools: Annotated[tuple[DeclaredPool, ...], Field(max_length=MAX_POOLS)] = Field(
         default=(), description="The declared pools."
     )
@@ -191,12 +192,17 @@ class PoolDocument(Section):
     def _unique_names(self) -> PoolDocument:
         for index, first in repeated(pool.name for pool in self.pools):
             raise ValueError(f"pools[{index}] and pools[{first}] have the same name {shown(self.pools[index].name)}")
+        for index, first in repeated(tenant.name for tenant in self.tenants):
+            raise ValueError(
+                f"tenants[{index}] and tenants[{first}] have the same name {shown(self.tenants[index].name)}"
+            )
         return self
 
     def to_data(self) -> dict[str, object]:
         """The document as an author would write it, all defaults filled in: JSON data that the reader accepts."""
-        data = self.model_dump(mode="json", by_alias=True, exclude={"pools"})
-        return {**data, "pools": [_pool_data(pool) for pool in self.pools]}
+        data = self.model_dump(mode="json", by_alias=True, exclude={"pools", "tenants"})
+        tenants = [tenant.model_dump(mode="json", exclude_none=True) for tenant in self.tenants]
+        return {**data, "tenants": tenants, "pools": [_pool_data(pool) for pool in self.pools]}
 
     def canonical(self) -> str:
         """The one JSON text of this document: what the store holds and what the digest is made of."""
@@ -245,7 +251,10 @@ def match_rank(pool: DeclaredPool) -> tuple[int, int]:
 
 
 def _pool_data(pool: DeclaredPool) -> dict[str, object]:
-    return {"name": pool.name, "priority": pool.priority, "match": pool.match.to_data()}
+    data: dict[str, object] = {"name": pool.name, "priority": pool.priority, "match": pool.match.to_data()}
+    if own := pool.selection and pool.selection.model_dump(mode="json", exclude_none=True):
+        data["selection"] = own
+    return data
 
 
 def _as_written(canonical: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from pyscheduler.core.limits import (
     MAX_INSTANCE_ID_CHARS,
+    MAX_JOB_ID_CHARS,
     MAX_LABEL_KEY_CHARS,
     MAX_LABEL_VALUE_CHARS,
     MAX_LABELS,
@@ -22,12 +23,15 @@ from pyscheduler.core.limits import (
     MAX_POOL_NAME_CHARS,
     MAX_SERVICE_TYPE_CHARS,
     MAX_SHOWN_CHARS,
+    MAX_TENANT_CHARS,
 )
 from pyscheduler.errors import InvalidInput
 
 _NODE_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_NODE_ID_CHARS}}}")
 _INSTANCE_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_INSTANCE_ID_CHARS}}}")
 _POOL_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_POOL_NAME_CHARS - 1}}}")
+_TENANT = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_TENANT_CHARS}}}")
+_JOB_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_JOB_ID_CHARS}}}")
 _LABEL_KEY = re.compile(rf"[A-Za-z0-9_./-]{{1,{MAX_LABEL_KEY_CHARS}}}")
 _SERVICE_TYPE = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_SERVICE_TYPE_CHARS}}}")
 
@@ -59,6 +63,16 @@ def instance_id(value: object) -> str:
     return _matched(
         value, _INSTANCE_ID, "instance id", f"1 to {MAX_INSTANCE_ID_CHARS} characters of A-Z a-z 0-9 . _ : -"
     )
+
+
+def tenant(value: object) -> str:
+    """The name of a tenant: 1..64 of ``[A-Za-z0-9._:-]``, kept as given."""
+    return _matched(value, _TENANT, "tenant", f"1 to {MAX_TENANT_CHARS} characters of A-Z a-z 0-9 . _ : -")
+
+
+def job_id(value: object) -> str:
+    """The id of a job: 1..128 of ``[A-Za-z0-9._:-]``, kept as given."""
+    return _matched(value, _JOB_ID, "job id", f"1 to {MAX_JOB_ID_CHARS} characters of A-Z a-z 0-9 . _ : -")
 
 
 def pool_name(value: object) -> str:

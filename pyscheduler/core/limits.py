@@ -19,6 +19,10 @@ MAX_LABEL_VALUE_CHARS = 128
 MAX_SHOWN_CHARS = 60
 """Characters of a refused value that an error message repeats; the rest is cut, so that a 10 kB id can't fill a log."""
 
+MAX_TENANT_CHARS = 64
+
+MAX_JOB_ID_CHARS = 128
+
 # --- the store -------------------------------------------------------------------------------------------------------
 
 MAX_STORE_HOSTS = 32
@@ -109,6 +113,28 @@ MAX_EVENTS_PAGE = 10_000
 MAX_EVENT_REASON_BYTES = 128
 """What an event keeps of a node's reason; the rest is cut."""
 
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+MAX_NODE_SLOTS = 500
+"""Slots of one node."""
+
+MAX_JOB_SLOTS = 64
+"""Slots of one job."""
+
+MAX_ATTEMPT = 1_000_000
+
+MAX_REQUEST_NAMES = 64
+"""Services, excluded nodes and excluded pools of one request, each."""
+
+MAX_JOB_BATCH = 128
+"""Jobs of one call of a script; a longer list goes as several."""
+
+MAX_JOBS_OF_A_CALL = 1024
+"""Jobs that one call of the allocator takes."""
+
+MAX_TENANT_SLOTS = 1_000_000
+"""Highest quota of a tenant."""
+
 # --- configuration documents -----------------------------------------------------------------------------------------
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -131,6 +157,9 @@ MAX_COUNTED_PROBLEMS = 2000
 
 MAX_POOLS = MAX_DOCUMENT_ENTRIES
 """Pools that a document declares. The scripts refuse more than that themselves."""
+
+MAX_TENANTS = MAX_DOCUMENT_ENTRIES
+"""Tenants that a document names."""
 
 MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
 

@@ -63,7 +63,14 @@ def _checked(root: Node, findings: _Findings) -> PoolDocument | None:
     sections = _validated(PoolDocument, members, (), findings)
     if sections is None or findings.found:
         return None
-    document = PoolDocument(admission=sections.admission, auto=sections.auto, guard=sections.guard, pools=tuple(pools))
+    document = PoolDocument(
+        admission=sections.admission,
+        auto=sections.auto,
+        guard=sections.guard,
+        selection=sections.selection,
+        tenants=sections.tenants,
+        pools=tuple(pools),
+    )
     if (size := len(document.canonical())) > MAX_DOCUMENT_BYTES:
         findings.add((), f"the document takes {size} bytes as stored, at most {MAX_DOCUMENT_BYTES} are allowed")
     return document
@@ -216,6 +223,8 @@ def _words(error: ErrorDetails, path: Path) -> str:
             return f"has {len(given)} characters, at most {context['max_length']} are allowed"
         case "too_short" | "string_too_short":
             return "is empty: fill it in, or leave the key out"
+        case "literal_error":
+            return f"must be one of {context['expected']}, not {shown(given)}"
         case "value_error":
             return str(context["error"])
         case _:

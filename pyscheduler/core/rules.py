@@ -161,7 +161,7 @@ _Labels = Annotated[
         }
     ),
 ]
-_NotNull = BeforeValidator(_not_null)
+NotNull = BeforeValidator(_not_null)
 
 
 LANGUAGE_MODES = ("exact", "contains", "any")
@@ -172,13 +172,13 @@ class LanguageRule(Section):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [mode]} for mode in LANGUAGE_MODES]})
 
-    exact: Annotated[_Languages | None, _NotNull] = Field(
+    exact: Annotated[_Languages | None, NotNull] = Field(
         default=None, description="The node has these languages and no other."
     )
-    contains: Annotated[_Languages | None, _NotNull] = Field(
+    contains: Annotated[_Languages | None, NotNull] = Field(
         default=None, description="The node has all of these languages; more do no harm."
     )
-    any: Annotated[_Languages | None, _NotNull] = Field(
+    any: Annotated[_Languages | None, NotNull] = Field(
         default=None, description="The node has at least one of these languages."
     )
 
@@ -209,7 +209,7 @@ class GpuRule(Section):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    min_count: Annotated[StrictInt | None, Field(ge=1, le=MAX_GPUS), _NotNull] = Field(
+    min_count: Annotated[StrictInt | None, Field(ge=1, le=MAX_GPUS), NotNull] = Field(
         default=None, description="GPUs that must have that memory; 1 if left out."
     )
     min_memory_gb: Annotated[StrictInt, Field(ge=0, le=MAX_MATCH_GPU_MEMORY_GB)] = Field(
@@ -228,15 +228,15 @@ class MatchRule(Section):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    semantic: Annotated[LanguageRule | None, _NotNull] = Field(
+    semantic: Annotated[LanguageRule | None, NotNull] = Field(
         default=None, description="Languages that the node understands and translates between."
     )
-    asr: Annotated[LanguageRule | None, _NotNull] = Field(
+    asr: Annotated[LanguageRule | None, NotNull] = Field(
         default=None, description="Languages that the node recognises."
     )
-    tts: Annotated[LanguageRule | None, _NotNull] = Field(default=None, description="Languages that the node speaks.")
+    tts: Annotated[LanguageRule | None, NotNull] = Field(default=None, description="Languages that the node speaks.")
     services: Services = Field(default=(), description="Service types that must all be ready on the node.")
-    gpu: Annotated[GpuRule | None, _NotNull] = Field(default=None, description="GPUs that the node must have.")
+    gpu: Annotated[GpuRule | None, NotNull] = Field(default=None, description="GPUs that the node must have.")
     labels: _Labels = Field(
         default_factory=lambda: MappingProxyType({}),
         description="Labels that the node must have, each with exactly this value.",

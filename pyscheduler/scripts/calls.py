@@ -62,7 +62,7 @@ def _verb(signature: Callable[P, None]) -> Callable[P, Call]:
 
 
 @_verb
-def open_namespace(*, auto: str, admission: str) -> None: ...
+def open_namespace(*, auto: str, admission: str, selection: str) -> None: ...
 
 
 @_verb

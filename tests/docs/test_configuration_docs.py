@@ -25,6 +25,9 @@ SECTIONS = {
     "`auto`: pools that make themselves": SCHEMA["$defs"]["AutoPolicy"],
     "`guard`: what one change may do": SCHEMA["$defs"]["GuardPolicy"],
     "`pools`: what you declare": SCHEMA["$defs"]["DeclaredPool"],
+    "`selection`: how jobs get their nodes": SCHEMA["$defs"]["SelectionPolicy"],
+    "`tenants`: what holds for one tenant": SCHEMA["$defs"]["TenantRule"],
+    "`pools[].selection`: what a pool does in its own way": SCHEMA["$defs"]["PoolSelection"],
     "`match`: which nodes belong in a pool": SCHEMA["$defs"]["MatchRule"],
     "`semantic`, `asr`, `tts`": SCHEMA["$defs"]["LanguageRule"],
     "`gpu`": SCHEMA["$defs"]["GpuRule"],
@@ -45,6 +48,8 @@ def kind(member: dict[str, Any], many: bool = False) -> str:
         assert member["title"] == "Idle TTL"
         return f"duration, `{duration_text(MIN_IDLE_TTL_MS)}` to `{duration_text(MAX_IDLE_TTL_MS)}`"
     match member["type"]:
+        case "string" if "enum" in member:
+            return "one of " + ", ".join(f"`{choice}`" for choice in member["enum"])
         case "array":
             return f"list of {member.get('minItems', 0)} to {member['maxItems']} {kind(member['items'], many=True)}"
         case "object":

@@ -44,40 +44,45 @@ class Cost:
 
 
 COSTS = {
-    "heartbeat, one node": Cost("evalsha hlen hmget*2 time zadd zcard*2", 318),
-    "heartbeat, 128 nodes": Cost("evalsha hlen hmget*2 time zadd zcard*2", 9209),
-    "heartbeat, 128 nodes, load and usage": Cost("evalsha hlen hmget*2 hset time zadd*2 zcard*2", 14841),
-    "heartbeat, 128 nodes, load alone": Cost("evalsha hget*128 hlen hmget*2 hset time zadd*2 zcard*2", 9977),
-    "heartbeat, 1,000 nodes": Cost("evalsha*8 hlen*8 hmget*16 time*8 zadd*8 zcard*16", 71992, round_trips=8),
+    "heartbeat, one node": Cost("evalsha hlen hmget*2 time zadd zcard*2", 353),
+    "heartbeat, 128 nodes": Cost("evalsha hlen hmget*2 time zadd zcard*2", 9244),
+    "heartbeat, 128 nodes, load and usage": Cost("evalsha hlen hmget*3 hset time zadd*2 zcard*2", 14876),
+    "heartbeat, 128 nodes, load alone": Cost("evalsha hget*128 hlen hmget*3 hset time zadd*2 zcard*2", 10012),
+    "heartbeat, 1,000 nodes": Cost("evalsha*8 hlen*8 hmget*16 time*8 zadd*8 zcard*16", 72272, round_trips=8),
     "register, known class, declared pool": Cost(
-        "evalsha hlen hmget*7 hset*3 time xadd*2 xlen zadd*3 zcard*2 zmscore", 863
+        "evalsha hlen hmget*8 hset*3 time xadd*2 xlen zadd*3 zcard*3 zmscore",
+        928,
     ),
     "register, 64 nodes of known classes": Cost(
-        "evalsha hlen hmget*7 hset*3 time xadd*128 xlen zadd*3 zcard*2 zmscore", 18441
+        "evalsha hlen hmget*8 hset*3 time xadd*128 xlen zadd*3 zcard*3 zmscore",
+        18506,
     ),
     "register, known class, auto pool": Cost(
-        "evalsha hlen hmget*7 hset*3 time xadd*2 xlen zadd*3 zcard*2 zmscore", 863
+        "evalsha hlen hmget*8 hset*3 time xadd*2 xlen zadd*3 zcard*3 zmscore",
+        928,
     ),
     "register, new class, declared pool": Cost(
-        "evalsha hget hgetall hlen*3 hmget*5 hset*7 time xadd*2 xlen zadd*10 zcard*3 zmscore", 863
+        "evalsha hget hgetall hlen*3 hmget*6 hset*7 time xadd*2 xlen zadd*10 zcard*4 zmscore",
+        928,
     ),
     "register, new class, new auto pool": Cost(
-        "evalsha exists hgetall hlen*3 hmget*5 hset*9 time xadd*5 xinfo xlen zadd*10 zcard*3 zcount zmscore "
+        "evalsha exists hgetall hlen*3 hmget*6 hset*9 time xadd*5 xinfo xlen zadd*10 zcard*4 zcount zmscore "
         "zrangebylex",
-        863,
+        928,
     ),
-    "register again, same session": Cost("evalsha hlen hmget*7 hset*3 time xlen zadd*2 zcard*2 zmscore", 863),
-    "register, live id taken over": Cost("evalsha hlen hmget*7 hset*3 time xadd xlen zadd*2 zcard*2 zmscore", 860),
-    "update, status alone": Cost("evalsha hlen hmget*7 hset*3 time xadd xlen zadd zcard*2 zmscore zrem", 870),
-    "update, another known class": Cost("evalsha hlen hmget*7 hset*3 time xadd xlen zadd*3 zcard*2 zmscore", 870),
+    "register again, same session": Cost("evalsha hlen hmget*8 hset*3 time xlen zadd*2 zcard*3 zmscore", 928),
+    "register, live id taken over": Cost("evalsha hlen hmget*8 hset*3 time xadd xlen zadd*2 zcard*3 zmscore", 925),
+    "update, status alone": Cost("evalsha hlen hmget*8 hset*3 time xadd xlen zadd zcard*3 zmscore zrem", 935),
+    "update, another known class": Cost("evalsha hlen hmget*8 hset*3 time xadd xlen zadd*3 zcard*3 zmscore", 935),
     "release": Cost("evalsha hget*2 hmget hset time xadd xlen zadd zrem zscore*2", 340),
-    "hold": Cost("evalsha hget*4 hlen hmget hset time xadd xlen zrem zscore", 355),
-    "lift of a hold": Cost("evalsha hdel hget*4 hmget time xadd xlen zadd zscore", 356),
+    "hold": Cost("evalsha hget*5 hlen hmget hset time xadd xlen zcard zrem zscore", 420),
+    "lift of a hold": Cost("evalsha hdel hget*5 hmget time xadd xlen zadd zcard zscore", 421),
     "sync, 2 pools added, 1 removed, 2 of 3 classes remapped": Cost(
-        "evalsha exists hdel hget*3 hgetall*2 hmget hset*3 time xadd*7 xinfo xlen zcard*2 zcount*2", 982
+        "evalsha exists hdel hget*3 hgetall*3 hmget hset*4 time xadd*7 xinfo xlen zcard*2 zcount*2",
+        1170,
     ),
-    "sync, unchanged": Cost("evalsha hgetall hmget time xlen zcard*2", 982),
-    "plan of a sync": Cost("evalsha exists hget hgetall*2 hmget time xinfo xlen zcard*2 zcount", 981),
+    "sync, unchanged": Cost("evalsha hgetall*2 hmget time xlen zcard*2", 1170),
+    "plan of a sync": Cost("evalsha exists hget hgetall*3 hmget time xinfo xlen zcard*2 zcount", 1169),
     "reconcile, nothing to do, 10 nodes": Cost(
         "evalsha hget*2 hgetall*3 hlen*4 hmget*2 hset time xlen zcard*3 zcount*2 zmscore zrange", 667
     ),
@@ -99,19 +104,19 @@ COSTS = {
 }
 
 CLOSURES = {
-    "bump_config_version": 56,
-    "check": 53,
-    "explain_node": 62,
-    "find_pools": 24,
-    "hold_node": 22,
-    "list_nodes": 29,
-    "list_pools": 8,
+    "bump_config_version": 66,
+    "check": 61,
+    "explain_node": 61,
+    "find_pools": 29,
+    "hold_node": 23,
+    "list_nodes": 28,
+    "list_pools": 13,
     "open_namespace": 12,
-    "reconcile": 55,
+    "reconcile": 54,
     "release_node": 15,
     "renew_instance": 10,
-    "touch_nodes": 23,
-    "upsert_node_to_pool": 39,
+    "touch_nodes": 24,
+    "upsert_node_to_pool": 40,
 }
 """Functions that a script makes each time it is called: all that it has, those of its includes among them."""
 

@@ -34,7 +34,7 @@ from tests.histories.expected import (
 )
 from tests.histories.vocabulary import LANGUAGES, NODES, ONE_LANGUAGE, OWNERS, documents, reports
 from tests.histories.watched import Tenure, Watched
-from tests.oracle import State, meets, read_state
+from tests.oracle import State, meets, read_state, slots_of
 
 
 class Histories(Watched):
@@ -120,7 +120,10 @@ class Histories(Watched):
             assert self.state.leases[node_id] == now_of(self.state) + LEASE_MS
             assert load is None or self.state.usage[node_id].startswith(f"{load:.4f} ")
             if load is not None and node_id in self.state.ready:
-                assert self.state.ready[node_id] == self.state.members[node_id] * 2 + load
+                assert (
+                    self.state.ready[node_id]
+                    == self.state.members[node_id] * 1024 + 2 * slots_of(self.state, node_id) + load
+                )
 
     @precondition(lambda self: self.current())
     @rule(data=st.data(), grace_ms=st.sampled_from([0, 30_000]))

@@ -25,7 +25,7 @@ from tests.histories.expected import (
     pool_of,
     reason_without_pool,
 )
-from tests.oracle import State, expected_pool, read_state, violations
+from tests.oracle import State, expected_pool, read_state, slots_of, violations
 
 T = TypeVar("T")
 
@@ -134,7 +134,10 @@ class Watched(RuleBasedStateMachine):
         assert self.state.leases[node_id] == now_of(self.state) + LEASE_MS
         assert self.state.usage[node_id] == f"{report.load:.4f} {report.usage}"
         if report.status is NodeStatus.READY and node_id not in self.state.holds:
-            assert self.state.ready[node_id] == self.state.members[node_id] * 2 + report.load
+            assert (
+                self.state.ready[node_id]
+                == self.state.members[node_id] * 1024 + 2 * slots_of(self.state, node_id) + report.load
+            )
 
     # --- which tenure is what ---
 

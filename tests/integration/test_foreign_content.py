@@ -17,12 +17,12 @@ from tests.support import wait_until_async
 async def test_a_newer_layout_is_left_alone(server: PlainServer) -> None:
     async with opened(server.url) as cell:
         session = (await cell.register("a", "en", "zh")).session
-        await cell.store.command("HSET", cell.store.key("config"), "schema", "2")
+        await cell.store.command("HSET", cell.store.key("config"), "schema", "3")
         before = await content(cell)
         for call in (cell.register("a", "en"), heartbeat(cell, session), cell.allocator.pools(), cell.reconcile()):
-            with pytest.raises(StoreError, match=r"layout 2.*upgrade pyscheduler"):
+            with pytest.raises(StoreError, match=r"layout 3.*upgrade pyscheduler"):
                 await call
-        with pytest.raises(StoreError, match=r"layout 2.*upgrade pyscheduler"):
+        with pytest.raises(StoreError, match=r"layout 3.*upgrade pyscheduler"):
             await Allocator.open(server.url, namespace=NAMESPACE)
         assert await content(cell) == before
 

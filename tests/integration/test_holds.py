@@ -117,7 +117,9 @@ async def test_a_held_node_lives_on_heartbeats_and_updates_as_any_other(cell: Ce
     assert not await takes_work(cell, "a")
     await cell.allocator.heartbeat(changed.session, lease_ms=LEASE_MS, load=0.125)
     await lift(cell)
-    assert (await read_state(cell.store)).ready["a"] == changed.node_class * 2 + 0.125, "with the load of its last word"
+    assert (await read_state(cell.store)).ready["a"] == changed.node_class * 1024 + 0.125, (
+        "with the load of its last word"
+    )
 
 
 @pytest.mark.parametrize("reported", [NodeStatus.REGISTERING, NodeStatus.DEGRADED])

@@ -404,26 +404,58 @@ BROKEN: dict[str, tuple[list[tuple[str, ...]], set[str]]] = {
         {"3: node a is ready, has no hold, and is not in ready"},
     ),
     "a ready node of a class before its own": (
-        [("ZADD", "ready", "1.5", "a")],
+        [("ZADD", "ready", "1023.5", "a")],
         {"3: node a is in ready under another class than in members"},
     ),
     "a ready node of a class after its own": (
-        [("ZADD", "ready", "4", "a")],
+        [("ZADD", "ready", "2048", "a")],
         {"3: node a is in ready under another class than in members"},
     ),
     "a ready node between two classes": (
-        [("ZADD", "ready", "3.5", "a")],
-        {"3: node a is in ready under another class than in members"},
+        [("ZADD", "ready", "1025.5", "a")],
+        {"3: node a is in ready with a load above 1"},
+    ),
+    "a ready node with more slots reserved than its jobs have": (
+        [("ZADD", "ready", "1026", "a")],
+        {"9: node a is in ready with 1 slots reserved, its jobs have others"},
+    ),
+    "slots of no job": (
+        [("HSET", "reserved", "a", "2")],
+        {"9: node a has 2 slots reserved, its jobs have 0"},
+    ),
+    "a job that is not there": (
+        [("HSET", "reserved", "a", "0 job-1")],
+        {"10: node a names job job-1, which is not reserved on it"},
+    ),
+    "a tenant without a job": (
+        [("HSET", "tenants", "acme", "1")],
+        {"9: tenant acme has 1 slots, its jobs have 0"},
+    ),
+    "a damaged job": (
+        [("HSET", "jobs", "job-1", "1 y 1 1 1 a english  o  ab ")],
+        {"10: job job-1 is damaged"},
+    ),
+    "a job on a node that is not there": (
+        [("HSET", "jobs", "job-1", "1 v 1 1 1 ghost english  o  ab ")],
+        {
+            "10: job job-1 has no end",
+            "10: job job-1 is reserved on node ghost, which members lack",
+            "10: node ghost does not name job job-1",
+        },
+    ),
+    "a job without an end": (
+        [("HSET", "jobs", "job-1", "1 f 1 1 1 a english  o  ab ")],
+        {"10: job job-1 has no end"},
     ),
     "a held node that is ready": (
         [("HSET", "holds", "a", '{"ops":{"reason":"x","at":1}}')],
         {"3: node a has a hold and is in ready"},
     ),
     "a degraded node that is ready": (
-        [("ZADD", "ready", "4", "ill")],
+        [("ZADD", "ready", "1024", "ill")],
         {"3: node ill is in ready and its status is degraded"},
     ),
-    "a ghost that is ready": ([("ZADD", "ready", "2", "ghost")], {"3: ready knows nodes that members lack"}),
+    "a ghost that is ready": ([("ZADD", "ready", "1024", "ghost")], {"3: ready knows nodes that members lack"}),
     "a session of another class": (
         [("HSET", "sessions", "a", "1:2:r:ab")],
         {"3: node a: its session says class 2, members say 1"},

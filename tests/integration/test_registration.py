@@ -472,7 +472,7 @@ async def test_a_heartbeat_tells_load_and_usage(cell: Cell) -> None:
     assert await heartbeat(cell, session, load=0.5, usage='{"cpu_percent": 12.5}') == await cell.allocator.version()
     node = await cell.allocator.node("a")
     assert (node.state.load, node.usage) == (0.5, {"cpu_percent": 12.5})
-    assert (await read_state(cell.store)).ready["a"] == node.state.node_class * 2 + 0.5
+    assert (await read_state(cell.store)).ready["a"] == node.state.node_class * 1024 + 0.5
 
 
 async def test_a_heartbeat_with_a_load_alone_leaves_the_usage(cell: Cell) -> None:

@@ -22,7 +22,7 @@ def baseline(token: str) -> dict[str, calls.Call]:
     epoch = int(token.split(":")[0])
     other = document_of(pool("german", semantic={"contains": ["de"]}))
     return {
-        "open_namespace": calls.open_namespace(auto="{}", admission="{}"),
+        "open_namespace": calls.open_namespace(auto="{}", admission="{}", selection="{}"),
         "upsert_node_to_pool": calls.upsert_node_to_pool(
             node_id="n3",
             session_id="s3",

@@ -81,7 +81,7 @@ async def test_a_node_that_is_free_again_is_as_busy_as_it_was(cell: Cell) -> Non
     await cell.allocator.hold("a", owner="ops", reason="test")
     assert (await read_state(cell.store)).ready == {}
     await cell.allocator.lift("a", owner="ops", reason="test")
-    assert (await read_state(cell.store)).ready == {"a": registered.node_class * 2 + 0.7}
+    assert (await read_state(cell.store)).ready == {"a": registered.node_class * 1024 + 0.7}
 
 
 async def test_a_full_table_of_instances_has_no_place_for_the_shortest_lease(redis_url: str, namespace: str) -> None:

@@ -15,11 +15,29 @@ from tests.lua.baseline import baseline, dump, populate, with_argument
 
 LONG = "x" * 10_000
 AUTO = {"enabled": True, "min_nodes": 1, "max_pools": 1, "idle_ttl_ms": 1, "require_services": []}
+SELECTION = {
+    "slots_per_node": 1,
+    "strategy": "random",
+    "scope": "exact",
+    "on_new_epoch": "keep",
+    "on_drain": "lose",
+    "tenant_slots": 0,
+}
 
 
 def document(*pools: object, **sections: object) -> str:
     """A document as the script takes it, with whatever is wrong with it."""
-    return json.dumps({"schema": 1, "auto": AUTO, "guard": {"max_unassigned_permille": 1}, "pools": pools, **sections})
+    return json.dumps(
+        {
+            "schema": 1,
+            "auto": AUTO,
+            "guard": {"max_unassigned_permille": 1},
+            "selection": SELECTION,
+            "tenants": [],
+            "pools": pools,
+            **sections,
+        }
+    )
 
 
 def rule(match: object, **members: object) -> str:
@@ -45,6 +63,25 @@ BAD_DOCUMENTS = [
     document(auto={**AUTO, "idle_ttl_ms": "1h"}),
     document(auto={**AUTO, "require_services": [1]}),
     document(auto={**AUTO, "require_services": "asr"}),
+    document(selection=None),
+    document(selection={}),
+    document(selection={**SELECTION, "slots_per_node": 0}),
+    document(selection={**SELECTION, "slots_per_node": 501}),
+    document(selection={**SELECTION, "slots_per_node": 1.5}),
+    document(selection={**SELECTION, "strategy": "best"}),
+    document(selection={**SELECTION, "scope": ""}),
+    document(selection={**SELECTION, "on_new_epoch": "forget"}),
+    document(selection={**SELECTION, "on_drain": None}),
+    document(selection={**SELECTION, "tenant_slots": -1}),
+    document(tenants=None),
+    document(tenants=[{"name": "a b", "strict": False}]),
+    document(tenants=[{"name": "a", "strict": 1}]),
+    document(tenants=[{"name": "a", "strict": True, "slots": "1"}]),
+    document(tenants=[{"name": "a", "strict": True, "pool": 1}]),
+    document(tenants=[{"name": "a", "strict": False}] * 2),
+    document(tenants=[{"name": f"t{number}", "strict": False} for number in range(2001)]),
+    document({"name": "a", "priority": 0, "match": {"services": ["asr"]}, "selection": {"strategy": "best"}}),
+    document({"name": "a", "priority": 0, "match": {"services": ["asr"]}, "selection": {"slots_per_node": 0}}),
     document(guard={}),
     document(guard=7),
     document(pools=7),
@@ -148,7 +185,7 @@ BAD = {
         "grace_ms": ["", "-1"],
     },
     "renew_instance": {"instance": ["", "a b"], "lease_ms": ["-1", ""], "info": ["", "[]", "{" + LONG]},
-    "open_namespace": {"auto": ["", "1"], "admission": ["", "["]},
+    "open_namespace": {"auto": ["", "1"], "admission": ["", "["], "selection": ["", "7"]},
     "list_nodes": {"mode": ["", "some"], "offset": ["-1"], "limit": ["0", "5001"]},
     "explain_node": {"node_id": ["", "a b"], "decisions": ["", "2"]},
     "find_pools": {"src": ["", "EN", "a b", "e" * 80], "tgt": ["", "zh:1"]},
@@ -331,10 +368,10 @@ async def test_a_key_of_a_wrong_type_stops_a_script_before_it_writes(cell: Cell,
 @pytest.mark.breaks_store
 async def test_a_newer_layout_is_refused_by_every_script(cell: Cell) -> None:
     calls = baseline(await populate(cell))
-    await cell.store.command("HSET", cell.store.key("config"), "schema", "2")
+    await cell.store.command("HSET", cell.store.key("config"), "schema", "3")
     before = await dump(cell)
     for call in calls.values():
-        assert await cell.store.run(call) == ["SCHEMA", "2"]
+        assert await cell.store.run(call) == ["SCHEMA", "3"]
     assert await dump(cell) == before
 
 

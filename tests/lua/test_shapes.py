@@ -19,10 +19,11 @@ async def test_a_new_namespace_has_every_key_and_in_each_a_sentinel(cell: Cell) 
     now = await cell.now_ms()
     assert now - 60_000 < int(config.pop("created_at")) == int(config.pop("updated_at")) <= now
     assert json.loads(config.pop("auto"))["enabled"] is True
+    assert json.loads(config.pop("selection"))["strategy"] == "least_loaded"
     admission = config.pop("admission")
     assert json.loads(admission)["gpu"]["min_count"] == 1
     assert config == {
-        "schema": "1",
+        "schema": "2",
         "version": "1",
         "document_version": "0",
         "admission_digest": hashlib.sha1(admission.encode()).hexdigest()[:16],
@@ -32,11 +33,26 @@ async def test_a_new_namespace_has_every_key_and_in_each_a_sentinel(cell: Cell) 
         "declared_pools": "0",
         "updated_by": "",
     }
-    for name in ("pools", "classes", "class_facts", "class_index", "nodes", "holds", "usage", "instances"):
+    for name in (
+        "pools",
+        "classes",
+        "class_facts",
+        "class_index",
+        "nodes",
+        "holds",
+        "usage",
+        "instances",
+        "jobs",
+        "reserved",
+        "tenants",
+        "routes",
+        "affinities",
+    ):
         assert found[name] == ["", ""], name
-    assert found["sessions"] == ["", "1"]
+    assert found["sessions"] == ["", "2"]
     assert (found["capabilities"], found["members"], found["ready"]) == (["", "0"], ["", "-1"], ["", "-1"])
-    assert found["leases"] == ["", "inf"]
+    assert found["leases"] == found["due"] == ["", "inf"]
+    assert found["tenant_rules"] == ["", "0 0 "]
     ((entry, fields),) = found["history"]
     assert (entry, fields[0::2]) == ("1-0", ["at", "kind", "author", "reason", "changes", "document"])
     assert fields[3::2] == ["created", "", "namespace created", "[]", ""]
@@ -234,9 +250,10 @@ async def test_the_configuration_says_what_is_in_force_and_who_made_it_so(cell: 
     assert int(config.pop("created_at")) <= now
     admission = document.admission.to_json()
     assert json.loads(config.pop("auto"))["min_nodes"] == 7
+    assert json.loads(config.pop("selection")) == json.loads(document.canonical())["selection"]
     assert int(config.pop("test_offset_ms", 0)) == 0
     assert config == {
-        "schema": "1",
+        "schema": "2",
         "version": "2",
         "document_version": "2",
         "document": document.canonical(),

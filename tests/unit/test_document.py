@@ -45,7 +45,9 @@ EVERYTHING: dict[str, Any] = {
 DEFAULT_TEXT = (
     '{"admission":{"gpu":{"min_count":1,"min_memory_gb":0,"name_patterns":[]},"schema_versions":["1.0","2.0"]},'
     '"auto":{"enabled":true,"idle_ttl_ms":600000,"max_pools":1000,"min_nodes":1,"require_services":[]},'
-    '"guard":{"max_unassigned_permille":500},"pools":[],"schema":1}'
+    '"guard":{"max_unassigned_permille":500},"pools":[],"schema":1,'
+    '"selection":{"on_drain":"keep","on_new_epoch":"keep","scope":"eligible","slots_per_node":4,'
+    '"strategy":"least_loaded","tenant_slots":0},"tenants":[]}'
 )
 
 
@@ -65,7 +67,9 @@ def test_canonical_text_of_everything() -> None:
         '"guard":{"max_unassigned_permille":250},'
         '"pools":[{"match":{"asr":{"contains":["en"]},"gpu":{"min_count":1,"min_memory_gb":8},"labels":{"zone":"eu"},'
         '"semantic":{"exact":["en","zh"]},"services":["asr","nmt"],"tts":{"any":["en","zh-cn"]}},'
-        '"name":"en-zh","priority":10}],"schema":1}'
+        '"name":"en-zh","priority":10}],"schema":1,'
+        '"selection":{"on_drain":"keep","on_new_epoch":"keep","scope":"eligible","slots_per_node":4,'
+        '"strategy":"least_loaded","tenant_slots":0},"tenants":[]}'
     )
 
 

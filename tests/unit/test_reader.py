@@ -553,7 +553,11 @@ def test_hostile_words_are_repeated_shortened_and_escaped() -> None:
     ("text", "where", "message"),
     [
         ("[]", "", "the document must be a mapping (key: value), not a list"),
-        ("name: x", "name", "unknown key 'name': the keys here are schema, admission, auto, guard, pools"),
+        (
+            "name: x",
+            "name",
+            "unknown key 'name': the keys here are schema, admission, auto, guard, selection, tenants, pools",
+        ),
         ("auto: {min_pools: 1}", "auto.min_pools", "unknown key 'min_pools': did you mean max_pools?"),
         ("auto: {max-Pools: 1}", "auto.max-Pools", "unknown key 'max-Pools': did you mean max_pools?"),
         ("auto: []", "auto", "must be a mapping (key: value), not a list"),
@@ -929,7 +933,8 @@ def test_the_schema_says_what_an_editor_is_to_show() -> None:
         },
     }
     # What a section holds by default is said at its members.
-    assert [key for key, member in schema["properties"].items() if "default" in member] == ["schema", "pools"]
+    with_default = [key for key, member in schema["properties"].items() if "default" in member]
+    assert with_default == ["schema", "tenants", "pools"]
     # A choice that stays one: a duration is a number or a text.
     assert [one["type"] for one in schema["$defs"]["AutoPolicy"]["properties"]["idle_ttl"]["anyOf"]] == [
         "integer",
