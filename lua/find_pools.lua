@@ -27,42 +27,27 @@ local CAPABILITIES, MEMBERS, READY = KEYS[5], KEYS[6], KEYS[7]
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/facts.lua
+--@include lib/capabilities.lua
 --@include lib/pools.lua
 --@include lib/ranges.lua
 
 if #KEYS ~= 7 or #ARGV < 2 or #ARGV > 66 then
   return badarg('find_pools takes 7 keys and 2..66 arguments')
 end
-local wanted = { 'asr:' .. ARGV[1], 'semantic:' .. ARGV[2] }
+local services = {}
 for index = 3, #ARGV do
-  wanted[#wanted + 1] = 'service:' .. ARGV[index]
-  if ARGV[index] == 'tts' then
-    wanted[#wanted + 1] = 'tts:' .. ARGV[2]
-  end
+  services[index - 2] = ARGV[index]
 end
-for _, capability in ipairs(wanted) do
-  if not string.match(capability, '^%l+:[a-z0-9._-]+$') or #capability > 80 then
-    return badarg('a language or service')
-  end
+local wanted = wanted_capabilities(ARGV[1], ARGV[2], services)
+if not wanted then
+  return badarg('a language or service')
 end
 
 local config, refusal = read_config('version')
 if not config then
   return refusal
 end
-local met = {}
-for _, capability in ipairs(wanted) do
-  for _, class in ipairs(classes_with(capability)) do
-    met[class] = (met[class] or 0) + 1
-  end
-end
-local found = {}
-for class, count in pairs(met) do
-  if count == #wanted then
-    found[#found + 1] = class
-  end
-end
-table.sort(found)
+local found = classes_with_all(wanted)
 local flat = { 'OK', config.version, digits(#found) }
 for _, class in ipairs(found) do
   local pool = redis.call('HGET', CLASSES, class) or ''

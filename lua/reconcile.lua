@@ -5,6 +5,7 @@
 -- lease has passed: an outage of the store must not empty the pools. A step that would expire more than a stated share of the fleet
 -- goes on slowly instead, and says so once. After the clock went back, leases from before are cut to a full one.
 -- A node whose lease lapsed because the instance that held its socket has gone gets the reconnect grace that a closed socket gets, once.
+-- Reservations whose lease lapsed end, as do those of a node that is expired, in the same step.
 -- For that a gone instance is remembered until two leases after its own has lapsed, and until no lapsed node waits for a later step.
 --
 -- KEYS
@@ -23,6 +24,12 @@
 --   13 history      stream
 --   14 events       stream
 --   15 instances    hash
+--   16 holds        hash
+--   17 jobs         hash
+--   18 due          zset
+--   19 reserved     hash
+--   20 tenants      hash
+--   21 affinities   hash
 -- ARGV
 --   1 lease_ms         1..86400000: the lease that nodes get
 --   2 force            1 = even if another step ran within min_interval_ms
@@ -35,16 +42,17 @@
 --   8 min_interval_ms  0..86400000
 --   9 grace_ms         0..86400000: the reconnect grace of a node whose instance has gone
 -- REPLY
---   OK version expired released placed_classes dropped_classes lapsed braked suspended_ms violations
+--   OK version expired released placed_classes dropped_classes lapsed braked suspended_ms violations ended_jobs
 --     created pools, and for each: name
 --     removed pools, and for each: name
 --   SKIPPED version | NO_NAMESPACE | SCHEMA found
--- EVENTS node.expired node.released pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
--- COST O(expire * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
+-- EVENTS node.expired node.released job.ended pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
+-- COST O((expire + 1100 jobs) * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local NODES, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local HOLDS, JOBS, DUE, RESERVED, TENANTS, AFFINITIES = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
@@ -60,13 +68,21 @@ local NODES, USAGE, HISTORY, EVENTS, INSTANCES = KEYS[11], KEYS[12], KEYS[13], K
 --@include lib/pools.lua
 --@include lib/waiting.lua
 
+-- What is done with reservations, apart, since a function of Lua has room for 200 names.
+local function upkeep_of_jobs()
+--@include lib/ledger.lua
+--@include lib/upkeep_of_jobs.lua
+  return { lose_with_node = lose_with_node, settle_due = settle_due, write = write_upkeep, ended = count_ended }
+end
+local reservations = upkeep_of_jobs()
+
 local lease_ms, force = integer(ARGV[1], 1, 86400000), ARGV[2]
 local expire, scan = integer(ARGV[3], 1, 1000), integer(ARGV[4], 1, 1000)
 local brake_permille, brake_floor = integer(ARGV[5], 0, 1000), integer(ARGV[6], 0, 1000000)
 local brake_expire, min_interval_ms = integer(ARGV[7], 1, 1000), integer(ARGV[8], 0, 86400000)
 local grace_ms = integer(ARGV[9], 0, 86400000)
-if #KEYS ~= 15 or #ARGV ~= 9 then
-  return badarg('reconcile takes 15 keys and 9 arguments')
+if #KEYS ~= 21 or #ARGV ~= 9 then
+  return badarg('reconcile takes 21 keys and 9 arguments')
 end
 if not (lease_ms and expire and scan and brake_permille and brake_floor and brake_expire and min_interval_ms and grace_ms) then
   return badarg('a number is missing or out of its bounds')
@@ -77,7 +93,8 @@ end
 
 -- Read.
 local config, refusal = read_config(
-  'version', 'auto', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until', 'went_back', 'braked', 'class_cursor', 'node_cursor'
+  'version', 'auto', 'selection', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until', 'went_back', 'braked', 'class_cursor',
+  'node_cursor'
 )
 if not config then
   return refusal
@@ -106,6 +123,10 @@ redis.call('HLEN', CLASS_INDEX)
 redis.call('HLEN', NODES)
 redis.call('HLEN', USAGE)
 redis.call('XLEN', EVENTS)
+redis.call('HLEN', JOBS)
+redis.call('HLEN', TENANTS)
+redis.call('HLEN', AFFINITIES)
+redis.call('ZCARD', DUE)
 
 -- Instances whose lease lapsed: whose nodes may have lost their sockets with them, and which of them are forgotten.
 local braked = lapsed > brake_floor and lapsed * 1000 > brake_permille * total
@@ -138,6 +159,7 @@ if suspended_ms == 0 and lapsed > 0 then
 end
 if #due > 0 then
   local tokens, classes = redis.call('HMGET', SESSIONS, unpack(due)), redis.call('ZMSCORE', MEMBERS, unpack(due))
+  local reserved = redis.call('HMGET', RESERVED, unpack(due))
   for index, node_id in ipairs(due) do
     local session, class = parse_token(tokens[index]), tonumber(classes[index] or nil)
     local offline = session and is_offline(session.status)
@@ -149,7 +171,7 @@ if #due > 0 then
       released_leases[#released_leases + 1] = node_id
       released_tokens[#released_tokens + 1] = node_id
       released_tokens[#released_tokens + 1] = make_token(session.epoch, session.class, 'l', session.digest)
-    else
+    elseif not reserved[index] or reservations.lose_with_node(node_id, now) then
       epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
       expired_ids[#expired_ids + 1] = node_id
       expired[#expired + 1] = {
@@ -158,6 +180,9 @@ if #due > 0 then
       members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
     end
   end
+end
+if suspended_ms == 0 then
+  reservations.settle_due(cjson.decode(config.selection), now)
 end
 -- After the clock went back: leases that no node can have been given since. They would outlive a node that has gone by as much.
 local cut = {}
@@ -332,6 +357,7 @@ for index, node in ipairs(expired) do
     'reason', node.reason
   )
 end
+reservations.write(now, version)
 bulk('HDEL', CLASSES, dropped_classes)
 bulk('HDEL', CLASS_FACTS, dropped_classes)
 bulk('HDEL', CLASS_INDEX, dropped_digests)
@@ -380,7 +406,8 @@ if #expired > 0 or #released > 0 or #dropped_classes > 0 or changed_pools or vio
 end
 local reply = {
   'OK', digits(new_version), digits(#expired), digits(#released), digits(#remapped), digits(#dropped_classes), digits(lapsed),
-  braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), digits(#created),
+  braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), digits(reservations.ended()),
+  digits(#created),
 }
 for _, pool in ipairs(created) do
   reply[#reply + 1] = pool.name

@@ -6,7 +6,7 @@ Each class carries the exit code that the command line answers with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -125,6 +125,78 @@ class SessionLost(PyschedulerError):
             if unknown
             else f"the session of node {node_id} has been superseded"
         )
+
+
+class NoNode(PyschedulerError):
+    """No node can take the job now; nothing was changed.
+
+    Attributes:
+        reasons: how many nodes fail each condition: ``no_pair``, ``labels``, ``not_public``, ``scope``, ``no_pool``,
+            ``tenant``, ``pool_excluded``, ``excluded``, ``draining``, ``not_ready``, ``lapsed``, ``no_slot``,
+            ``passed_over`` (able, yet not among those that were looked at); ``quota`` counts the job itself.
+        missing: capabilities that no node has at all, such as ``asr:xx``.
+        version: config version of the answer.
+    """
+
+    exit_code = 4
+
+    def __init__(self, job_id: str, reasons: Mapping[str, int], missing: Sequence[str], version: int) -> None:
+        self.job_id, self.reasons, self.missing, self.version = job_id, reasons, tuple(missing), version
+        told = ", ".join(f"{name} {count}" for name, count in reasons.items()) or "there are no nodes"
+        unknown = f"; no node has {', '.join(missing)}" if missing else ""
+        super().__init__(f"no node for job {job_id}: {told}{unknown}")
+
+
+class StaleAttempt(Conflict):
+    """A newer attempt of the job is there; nothing was changed.
+
+    Attributes:
+        attempt: the newest attempt.
+        state: its state.
+    """
+
+    def __init__(self, job_id: str, attempt: int, state: str) -> None:
+        self.job_id, self.attempt, self.state = job_id, attempt, state
+        super().__init__(f"job {job_id} is at attempt {attempt}, which is {state}")
+
+
+class FutureAttempt(Conflict):
+    """The attempt does not follow the one that is there; nothing was changed. ``attempt`` is that one."""
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        self.job_id, self.attempt = job_id, attempt
+        super().__init__(f"job {job_id} is only at attempt {attempt}")
+
+
+class NotOwner(Conflict):
+    """Another owner has reserved for the job; nothing was changed."""
+
+    def __init__(self, job_id: str, owner: str) -> None:
+        self.job_id, self.owner = job_id, owner
+        super().__init__(f"job {job_id} belongs to {owner}")
+
+
+class RequestChanged(Conflict):
+    """The attempt was made with another request; a changed one needs a further attempt."""
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        self.job_id, self.attempt = job_id, attempt
+        super().__init__(
+            f"attempt {attempt} of job {job_id} asked for something else: a changed request is a new attempt"
+        )
+
+
+class JobEnded(Conflict):
+    """The attempt has ended otherwise; nothing was changed.
+
+    Attributes:
+        state: how it ended.
+        reason: why.
+    """
+
+    def __init__(self, job_id: str, state: str, reason: str) -> None:
+        self.job_id, self.state, self.reason = job_id, state, reason
+        super().__init__(f"job {job_id} is {state} ({reason})")
 
 
 class EventsLost(PyschedulerError):

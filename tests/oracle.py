@@ -305,6 +305,7 @@ def replay_violations(state: State) -> list[str]:
     class_pool: dict[int, str] = {}
     pools: dict[str, int] = {}
     holds: dict[str, set[str]] = defaultdict(set)
+    jobs: dict[str, tuple[int, str]] = {}
     version = 0
     for event in state.events:
         kind, node = event["type"], event.get("node_id", "")
@@ -336,6 +337,13 @@ def replay_violations(state: State) -> list[str]:
             if class_pool.get(int(event["class"]), "") != event["from"]:
                 return [f"8: {event} but the class was in {class_pool.get(int(event['class']))!r}"]
             class_pool[int(event["class"])] = event["to"]
+        elif kind == "job.reserved":
+            if event["job_id"] in jobs:
+                return [f"8: {event}, but the job is reserved"]
+            jobs[event["job_id"]] = int(event["attempt"]), node
+        elif kind == "job.ended":
+            if jobs.pop(event["job_id"], None) != (int(event["attempt"]), node):
+                return [f"8: {event}, but the job is not reserved so"]
         elif kind == "node.released":
             nodes[node]["status"] = "offline"
         elif kind == "node.expired":
@@ -361,6 +369,8 @@ def replay_violations(state: State) -> list[str]:
         seen = "draining" if node in state.holds and letter not in ("o", "l") else STATUS.get(letter, "")
         if entry["status"] != seen:
             found.append(f"8: {node} is {seen}, its events say {entry['status']}")
+    if jobs != {name: (job.attempt, job.node) for name, job in state.jobs.items() if job.is_live}:
+        found.append("8: the replayed reservations differ")
     used = set(state.members.values())
     if {number: class_pool.get(number, "") for number in used} != {
         number: state.classes.get(number) for number in used

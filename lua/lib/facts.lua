@@ -38,7 +38,7 @@ local function stored_facts(text)
   facts.gpu_memory_gb = facts.gpu_memory_gb or NO_ITEMS
   facts.labels = facts.labels or NO_ITEMS
   facts.sets = {}
-  if type(facts.gpu_memory_gb) ~= 'table' or type(facts.labels) ~= 'table' then
+  if type(facts.gpu_memory_gb) ~= 'table' or type(facts.labels) ~= 'table' or (facts.private or true) ~= true then
     return nil
   end
   for _, memory in ipairs(facts.gpu_memory_gb) do

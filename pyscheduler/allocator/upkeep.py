@@ -53,10 +53,11 @@ class Upkeep(Namespace):
         )
         version = reply.integer()
         if reply.status == "SKIPPED":
-            return ReconcileReport(True, 0, 0, 0, 0, (), (), 0, False, 0, 0, version)
+            return ReconcileReport(True, 0, 0, 0, 0, (), (), 0, False, 0, 0, version, 0)
         expired, released, placed, dropped = reply.integer(), reply.integer(), reply.integer(), reply.integer()
         lapsed = reply.integer()
         braked, suspended_ms, violations = reply.text() == "1", reply.integer(), reply.integer()
+        ended_jobs = reply.integer()
         created, removed = reply.many(reply.text), reply.many(reply.text)
         return ReconcileReport(
             skipped=False,
@@ -71,6 +72,7 @@ class Upkeep(Namespace):
             suspended_ms=suspended_ms,
             violations=violations,
             version=version,
+            ended_jobs=ended_jobs,
         )
 
     async def renew_instance(self, instance: str, *, lease_ms: int, info: Mapping[str, str | int]) -> None:

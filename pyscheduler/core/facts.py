@@ -23,6 +23,7 @@ _MEMBERS: dict[str, type] = {
     "services": list,
     "gpu_memory_gb": list,
     "labels": dict,
+    "private": bool,
 }
 
 
@@ -37,6 +38,7 @@ class Facts:
         services: types of the services that are ready, at most 256.
         gpu_memory_gb: GB of each GPU, one entry per GPU, at most 64.
         labels: at most 32; those whose key begins with ``unique.`` are left out.
+        private: whether it takes no public jobs, those without a tenant.
 
     Attributes:
         json: canonical JSON, empty members left out: equal facts have equal JSON and the other way round.
@@ -51,6 +53,7 @@ class Facts:
     services: tuple[str, ...] = ()
     gpu_memory_gb: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    private: bool = False
     json: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Facts:
             "asr": self.asr,
             "gpu_memory_gb": self.gpu_memory_gb,
             "labels": kept,
+            "private": self.private,
             "semantic": self.semantic,
             "services": self.services,
             "tts": self.tts,

@@ -101,6 +101,9 @@ MAX_UPSERT_BATCH = 64
 MAX_WAITING_UPSERTS = 20_000
 """Registrations and updates of one process that wait for the store; more are refused."""
 
+MAX_WAITING_JOBS = 20_000
+"""Reservations of one process that wait for the store, and updates of them; more are refused."""
+
 MAX_PAGE = 5000
 """Nodes of one page."""
 

@@ -142,6 +142,7 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
             services=services,
             gpu_memory_gb=tuple(gpu.memory_gb for gpu in gpus),
             labels=labels,
+            private=not declared.get("accept_public_jobs", True),
         )
     except InvalidInput as error:
         raise content_error(kind, "", error) from None

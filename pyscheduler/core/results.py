@@ -252,6 +252,7 @@ class ReconcileReport:
 
     Attributes:
         released: nodes that got the reconnect grace, because their scheduler instance has gone.
+        ended_jobs: reservations that lapsed, or were lost with their nodes.
         suspended_ms: expiry is suspended for that long, since reconcile had itself been away.
     """
 
@@ -267,6 +268,7 @@ class ReconcileReport:
     suspended_ms: int
     violations: int
     version: int
+    ended_jobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,9 @@ EVENT_TYPES = (
     "pool.removed",
     "config.bumped",
     "class.remapped",
+    "job.reserved",
+    "job.started",
+    "job.ended",
     "reconcile.ran",
     "reconcile.braked",
 )

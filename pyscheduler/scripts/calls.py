@@ -151,3 +151,46 @@ def find_pools(*, src: str, tgt: str, services: Sequence[str]) -> None: ...
 
 @_verb
 def check() -> None: ...
+
+
+@_verb
+def reserve_slots(
+    *,
+    mode: str,
+    job_id: str,
+    attempt: int,
+    owner: str,
+    slots: int,
+    lease_ms: int,
+    tenant: str,
+    session: str,
+    src: str,
+    tgt: str,
+    services: str,
+    labels: str,
+    scope: str,
+    exclude: str,
+    exclude_pools: str,
+    digest: str,
+) -> None: ...
+
+
+@_verb
+def explain_job(
+    *,
+    job_id: str,
+    slots: int,
+    tenant: str,
+    session: str,
+    src: str,
+    tgt: str,
+    services: str,
+    labels: str,
+    scope: str,
+    exclude: str,
+    exclude_pools: str,
+) -> None: ...
+
+
+@_verb
+def update_jobs(*, operation: str, job_id: str, attempt: int, owner: str, lease_ms: int, reason: str) -> None: ...

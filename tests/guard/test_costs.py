@@ -16,6 +16,8 @@ import pytest
 from tree_sitter import Node
 
 from pyscheduler import Allocator
+from pyscheduler.allocator.jobs import JobAsk
+from pyscheduler.core.jobs import JobRequest
 from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, ReconcileLimits, Registration, Session
 from pyscheduler.scripts import load_scripts
@@ -84,35 +86,57 @@ COSTS = {
     "sync, unchanged": Cost("evalsha hgetall*2 hmget time xlen zcard*2", 1170),
     "plan of a sync": Cost("evalsha exists hget hgetall*3 hmget time xinfo xlen zcard*2 zcount", 1169),
     "reconcile, nothing to do, 10 nodes": Cost(
-        "evalsha hget*2 hgetall*3 hlen*4 hmget*2 hset time xlen zcard*3 zcount*2 zmscore zrange", 667
+        "evalsha hget*2 hgetall*3 hlen*7 hmget*2 hset time xlen zcard*4 zcount*2 zmscore zrange",
+        866,
     ),
     "reconcile, 1 of 10 nodes expires": Cost(
-        "evalsha hdel*3 hget*2 hgetall*3 hlen*4 hmget*3 hset time xadd*2 xlen zcard*3 zcount*2 "
-        "zmscore*2 zrange zrangebyscore zrem*3",
-        667,
+        "evalsha hdel*3 hget*2 hgetall*3 hlen*7 hmget*4 hset time xadd*2 xlen zcard*4 zcount*2 zmscore*2 "
+        "zrange zrangebyscore*2 zrem*3",
+        866,
     ),
     "reconcile, 10 of 10 nodes expire, and their class": Cost(
-        "evalsha hdel*6 hget*2 hgetall*3 hlen*4 hmget*3 hset time xadd*11 xlen zcard*3 zcount*2 "
-        "zmscore*2 zrange zrangebyscore zrem*4",
-        667,
+        "evalsha hdel*6 hget*2 hgetall*3 hlen*7 hmget*4 hset time xadd*11 xlen zcard*4 zcount*2 zmscore*2 "
+        "zrange zrangebyscore*2 zrem*4",
+        866,
     ),
     "lease of an instance": Cost("evalsha hexists hlen hmget hset time", 176),
     "list of the pools": Cost("evalsha hgetall*2 hmget zcard zcount*2", 281),
     "page of 10 nodes": Cost("evalsha hget*43 hmget time zcard zrangebyscore zscore*10", 440),
     "explanation of a node": Cost("evalsha hget*10 hgetall hmget time zscore", 471),
     "search for a pool": Cost("evalsha hget*3 hmget zcount*2 zrangebylex*2", 330),
+    "reservation of a known kind": Cost(
+        "evalsha hget*2 hlen*3 hmget*4 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore",
+        833,
+    ),
+    "reservation of a new kind": Cost(
+        "evalsha hget*5 hlen*3 hmget*4 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore",
+        833,
+    ),
+    "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
+    "reservation of 128 jobs": Cost(
+        "evalsha hget*192 hlen*3 hmget*4 hset*65 time xadd*128 xlen zadd*65 zmscore*2 zrangebyscore",
+        19377,
+    ),
+    "explanation of a job": Cost(
+        "evalsha hget*3 hgetall hlen hmget*4 time zcard zcount zmscore*5 zrangebylex*2 zrangebyscore*3",
+        564,
+    ),
+    "reservation without a node": Cost("evalsha hlen*3 hmget*5 time xlen zcard zcount zmscore*3 zrangebyscore*2", 833),
 }
 
 CLOSURES = {
+    "update_jobs": 31,
+    "reserve_slots": 79,
+    "explain_job": 56,
     "bump_config_version": 66,
     "check": 61,
     "explain_node": 61,
-    "find_pools": 29,
+    "find_pools": 31,
     "hold_node": 23,
     "list_nodes": 28,
     "list_pools": 13,
     "open_namespace": 12,
-    "reconcile": 54,
+    "reconcile": 55,
     "release_node": 15,
     "renew_instance": 10,
     "touch_nodes": 24,
@@ -383,6 +407,51 @@ async def _(place: Place) -> Work:
 async def _(place: Place) -> Work:
     await place.fleet(1)
     return lambda: place.allocator.find("en", "en")
+
+
+def jobs(place: Place, count: int, prefix: str = "job") -> Work:
+    asks = [JobAsk(f"{prefix}-{number:04}", JobRequest("en", "en", services=("asr",))) for number in range(count)]
+    return lambda: place.allocator.reserve_many(asks, owner="test", lease_ms=LEASE_MS)
+
+
+@case("reservation of a known kind")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    await jobs(place, 1)()
+    return jobs(place, 1, "one")
+
+
+@case("reservation of a new kind")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    return jobs(place, 1)
+
+
+@case("reservation of 128 jobs")
+async def _(place: Place) -> Work:
+    await place.fleet(64)
+    await jobs(place, 1)()
+    return jobs(place, 128, "one")
+
+
+@case("reservation without a node")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    await jobs(place, 4)()
+    return jobs(place, 1, "one")
+
+
+@case("update of a job")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    await jobs(place, 1)()
+    return lambda: place.allocator.finish_job("job-0000", 1, owner="test")
+
+
+@case("explanation of a job")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    return lambda: place.allocator.explain_job("job", JobRequest("en", "en"))
 
 
 async def executed(store: Store) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyscheduler.core.document import PoolDocument
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import calls, load_scripts
@@ -10,12 +12,33 @@ from tests.harness import Cell, document_of, facts_of, pool
 DOCUMENT = document_of(pool("english", semantic={"contains": ["en"]}))
 
 
+WANTED = {
+    "slots": 1,
+    "tenant": "acme",
+    "session": "call-1",
+    "src": "en",
+    "tgt": "zh",
+    "services": "asr,tts",
+    "labels": "",
+    "scope": "",
+    "exclude": "",
+    "exclude_pools": "",
+}
+
+
+def reserve_call(job_id: str, **changed: Any) -> calls.Call:
+    defaults = {"mode": "reserve", "attempt": 1, "owner": "me", "lease_ms": 60_000, "digest": "ab"}
+    return calls.reserve_slots(**{"job_id": job_id, **defaults, **WANTED, **changed})
+
+
 async def populate(cell: Cell) -> str:
-    """A node ``n1`` in a declared pool, a held node ``n2`` in an auto pool; returns the token of ``n1``."""
+    """A node ``n1`` in a declared pool, with a job; a held node ``n2`` in an auto pool. Returns the token of ``n1``."""
     await cell.allocator.sync(DOCUMENT)
     await cell.register("n2", "de", "fr")
     await cell.allocator.hold("n2", owner="ops", reason="test")
-    return (await cell.register("n1", "en", "zh")).session.token
+    token = (await cell.register("n1", "en", "zh")).session.token
+    await cell.store.run(reserve_call("job-1"))
+    return token
 
 
 def baseline(token: str) -> dict[str, calls.Call]:
@@ -65,6 +88,11 @@ def baseline(token: str) -> dict[str, calls.Call]:
             brake_expire=1,
             min_interval_ms=0,
             grace_ms=1000,
+        ),
+        "reserve_slots": reserve_call("job-2"),
+        "explain_job": calls.explain_job(job_id="job-2", **WANTED),
+        "update_jobs": calls.update_jobs(
+            operation="finish", job_id="job-1", attempt=1, owner="me", lease_ms=1000, reason="done"
         ),
         "renew_instance": calls.renew_instance(instance="i1", lease_ms=1000, info="{}"),
         "list_pools": calls.list_pools(name=""),

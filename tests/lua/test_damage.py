@@ -28,7 +28,9 @@ WRITERS = (
     "reconcile",
     "release_node",
     "renew_instance",
+    "reserve_slots",
     "touch_nodes",
+    "update_jobs",
     "upsert_node_to_pool",
 )
 

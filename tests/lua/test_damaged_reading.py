@@ -325,6 +325,7 @@ async def test_the_check_of_a_node_that_is_nearly_gone(cell: Cell) -> None:
         "nodes knows 1 nodes, members 2",
         "usage knows 1 nodes, members 2",
         "leases knows 1 nodes, members 2",
+        "job job-1 is reserved on node n1, which members lack",
         "node n1 has no session",
         "node n1 has no record",
         "node n1 is not in usage",

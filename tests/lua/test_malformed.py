@@ -130,6 +130,19 @@ BAD_FACTS = [
     json.dumps({"labels": {"x": "y" * 131_072}}),
 ]
 
+BAD_REQUEST = {
+    "slots": ["", "0", "-1", "65", "1.5"],
+    "tenant": ["a b", "a" * 65],
+    "session": ["a b", "a" * 129],
+    "src": ["", "EN", "a b", "e" * 80],
+    "tgt": ["", "zh:1"],
+    "services": ["A", "a b", ",".join(f"s{number}" for number in range(65))],
+    "labels": ["1", "[", '{"zone":1}', json.dumps({"x": "y" * 8192})],
+    "scope": ["best"],
+    "exclude": ["é", " ".join(f"n{number}" for number in range(65))],
+    "exclude_pools": ["A", "a,b", " ".join(f"p{number}" for number in range(65))],
+}
+
 BAD = {
     "upsert_node_to_pool": {
         "node_id": ["", "a b", "é", "{tag}", "a" * 129, "n\n", LONG],
@@ -183,6 +196,24 @@ BAD = {
         "brake_expire": ["0"],
         "min_interval_ms": ["-1"],
         "grace_ms": ["", "-1"],
+    },
+    "reserve_slots": {
+        "mode": ["", "dry"],
+        "job_id": ["", "a b", "é", LONG],
+        "attempt": ["", "0", "-1", "1.5", "1000001"],
+        "owner": ["", "a b", "a" * 65],
+        "lease_ms": ["", "0", "86400001"],
+        "digest": ["", "xyz", "a" * 41],
+        **BAD_REQUEST,
+    },
+    "explain_job": {"job_id": ["", "a b", LONG], **BAD_REQUEST},
+    "update_jobs": {
+        "operation": ["", "end"],
+        "job_id": ["", "a b", LONG],
+        "attempt": ["", "0", "1000001"],
+        "owner": ["", "a b", "a" * 65],
+        "lease_ms": ["", "0", "86400001"],
+        "reason": ["x" * 129],
     },
     "renew_instance": {"instance": ["", "a b"], "lease_ms": ["-1", ""], "info": ["", "[]", "{" + LONG]},
     "open_namespace": {"auto": ["", "1"], "admission": ["", "["], "selection": ["", "7"]},

@@ -1,0 +1,141 @@
+-- What a call does to reservations: read, changed in memory, and written at once at the end. Jobs, the slots of nodes and those of tenants
+-- are changed together here and nowhere else, so that none can drift from the others.
+-- Uses: JOBS, DUE, RESERVED, TENANTS, READY, EVENTS.
+--@include lib/jobs.lua
+--@include lib/ready.lua
+
+local jobs, known_ends, job_ends, nodes_with_jobs, tenants_with_jobs = {}, {}, {}, {}, {}
+local changed_jobs, forgotten, endings = {}, {}, {}
+
+local function read_jobs(ids, now)
+  local stored, ends = redis.call('HMGET', JOBS, unpack(ids)), redis.call('ZMSCORE', DUE, unpack(ids))
+  for index, job_id in ipairs(ids) do
+    jobs[job_id] = parse_job(stored[index]) or false
+    known_ends[job_id] = tonumber(ends[index] or now)
+  end
+end
+
+-- When a job that has been read ends, or is forgotten.
+local function lease_end_of(job_id)
+  return job_ends[job_id] or known_ends[job_id]
+end
+
+-- A job as this call has it, or nil.
+local function job_of(job_id)
+  if jobs[job_id] == nil then
+    read_jobs({ job_id }, 0)
+  end
+  return jobs[job_id] or nil
+end
+
+-- A node's reservations as this call has them: {used, before, jobs}; jobs are their ids, each between spaces.
+local function slots_of_node(node_id, stored)
+  local node = nodes_with_jobs[node_id]
+  if not node then
+    stored = stored or redis.call('HGET', RESERVED, node_id) or '0'
+    node = { used = used_slots(stored), jobs = (string.match(stored, ' .*') or '') .. ' ' }
+    node.before = node.used
+    nodes_with_jobs[node_id] = node
+  end
+  return node
+end
+
+-- Slots that a tenant's jobs have as this call has them: {used}.
+local function slots_of_tenant(tenant)
+  local found = tenants_with_jobs[tenant]
+  if not found then
+    found = { used = tonumber(redis.call('HGET', TENANTS, tenant) or 0) or 0 }
+    tenants_with_jobs[tenant] = found
+  end
+  return found
+end
+
+local function add_slots(job, slots)
+  local node = slots_of_node(job.node)
+  node.used = math.max(node.used + slots, 0)
+  node.changed = true
+  if job.tenant ~= '' then
+    local tenant = slots_of_tenant(job.tenant)
+    tenant.used, tenant.changed = math.max(tenant.used + slots, 0), true
+  end
+end
+
+local function put_job(job_id, job, lease_end)
+  jobs[job_id], changed_jobs[job_id], job_ends[job_id] = job, true, lease_end
+end
+
+local function renew_job(job_id, lease_end)
+  job_ends[job_id] = lease_end
+end
+
+local function take_slots(job_id, job, lease_end)
+  add_slots(job, job.slots)
+  local node = slots_of_node(job.node)
+  node.jobs = node.jobs .. job_id .. ' '
+  put_job(job_id, job, lease_end)
+end
+
+-- Ends a live reservation; it is remembered for a while.
+local function end_job(job_id, job, state, reason, now)
+  add_slots(job, -job.slots)
+  local node = slots_of_node(job.node)
+  local first, last = string.find(node.jobs, ' ' .. job_id .. ' ', 1, true)
+  if first then
+    node.jobs = string.sub(node.jobs, 1, first) .. string.sub(node.jobs, last + 1)
+  end
+  endings[#endings + 1] = {
+    job_id = job_id, attempt = job.attempt, node = job.node, pool = job.pool, slots = job.slots, tenant = job.tenant, state = state,
+    reason = reason,
+  }
+  job.state, job.reason = state, reason
+  put_job(job_id, job, now + JOB_KEPT_MS)
+end
+
+local function forget_job(job_id)
+  jobs[job_id], changed_jobs[job_id] = false, nil
+  forgotten[#forgotten + 1] = job_id
+end
+
+-- Everything that was done, in as few commands as it takes.
+local function write_ledger(now, version)
+  local packed, ends = {}, {}
+  for job_id in pairs(changed_jobs) do
+    packed[#packed + 1], packed[#packed + 2] = job_id, join_job(jobs[job_id])
+  end
+  for job_id, lease_end in pairs(job_ends) do
+    if jobs[job_id] then
+      ends[#ends + 1], ends[#ends + 2] = digits(lease_end), job_id
+    end
+  end
+  bulk('HSET', JOBS, packed)
+  bulk('ZADD', DUE, ends)
+  bulk('HDEL', JOBS, forgotten)
+  bulk('ZREM', DUE, forgotten)
+  for node_id, node in pairs(nodes_with_jobs) do
+    if node.changed then
+      if node.jobs == ' ' then
+        redis.call('HDEL', RESERVED, node_id)
+      else
+        redis.call('HSET', RESERVED, node_id, digits(node.used) .. string.sub(node.jobs, 1, -2))
+      end
+      if node.used ~= node.before then
+        redis.call('ZADD', READY, 'XX', 'INCR', (node.used - node.before) * 2, node_id)
+      end
+    end
+  end
+  for tenant, found in pairs(tenants_with_jobs) do
+    if found.changed then
+      if found.used == 0 then
+        redis.call('HDEL', TENANTS, tenant)
+      else
+        redis.call('HSET', TENANTS, tenant, digits(found.used))
+      end
+    end
+  end
+  for _, ending in ipairs(endings) do
+    emit(
+      now, version, 'job.ended', 'job_id', ending.job_id, 'attempt', digits(ending.attempt), 'node_id', ending.node, 'pool', ending.pool,
+      'slots', digits(ending.slots), 'tenant', ending.tenant, 'state', JOB_STATES[ending.state], 'reason', ending.reason
+    )
+  end
+end

@@ -1,0 +1,85 @@
+-- Why no node can take a job: each node that cannot is counted under the first thing that is against it.
+-- Uses: MEMBERS, READY, LEASES, HOLDS.
+
+local examined = 0
+
+local function examine_afresh()
+  examined = 0
+end
+
+-- What is against each node of a class, of those that may still be looked at: calls `tell(node_id, reason)`; an empty reason is none.
+local function examine(class, job, capacity, now, tell)
+  local left = MAX_EXAMINED - examined
+  local ids = left > 0 and redis.call('ZRANGEBYSCORE', MEMBERS, class, class, 'LIMIT', 0, left) or {}
+  examined = examined + #ids
+  for first = 1, #ids, CHUNK do
+    local last = math.min(first + CHUNK - 1, #ids)
+    local scores = redis.call('ZMSCORE', READY, unpack(ids, first, last))
+    local leases = redis.call('ZMSCORE', LEASES, unpack(ids, first, last))
+    local holds = redis.call('HMGET', HOLDS, unpack(ids, first, last))
+    for index = first, last do
+      local score, place = scores[index - first + 1], index - first + 1
+      local reason = ''
+      if job.excluded[ids[index]] then
+        reason = 'excluded'
+      elseif holds[place] then
+        reason = 'draining'
+      elseif not score then
+        reason = 'not_ready'
+      elseif tonumber(leases[place] or 0) <= now then
+        reason = 'lapsed'
+      elseif (used_now[ids[index]] or read_ready(class, score)) + job.slots > capacity then
+        reason = 'no_slot'
+      end
+      tell(ids[index], reason)
+    end
+  end
+end
+
+-- What is against a whole pool, or nil.
+local function against_pool(pool, job, rule)
+  if job.excluded_pools[pool.name] then
+    return 'pool_excluded'
+  end
+  return rule.strict and pool.name ~= rule.pool and 'tenant' or nil
+end
+
+-- `name count`, joined with spaces. What is found only by looking at nodes one by one is counted for the first thousand of a call.
+local function reasons_of(route, job, rule, now)
+  local counts, able = {}, 0
+  local function add(reason, nodes)
+    counts[reason] = (counts[reason] or 0) + nodes
+  end
+  local function add_class(reason, class)
+    local nodes = redis.call('ZCOUNT', MEMBERS, class, class)
+    able = able + nodes
+    add(reason, nodes)
+  end
+  for reason, classes in string.gmatch(route.rejected, '([^:;]+):([%d,]+)') do
+    for class in string.gmatch(classes, '%d+') do
+      add_class(reason, class)
+    end
+  end
+  for _, pool in ipairs(route.pools) do
+    local reason = against_pool(pool, job, rule)
+    for _, class in ipairs(classes_of(pool)) do
+      if reason then
+        add_class(reason, class)
+      else
+        able = able + redis.call('ZCOUNT', MEMBERS, class, class)
+        examine(class, job, pool.capacity, now, function(_, of_node)
+          add(of_node ~= '' and of_node or 'passed_over', 1)
+        end)
+      end
+    end
+  end
+  add('no_pair', redis.call('ZCARD', MEMBERS) - 1 - able)
+  local parts = {}
+  for reason, nodes in pairs(counts) do
+    if nodes > 0 then
+      parts[#parts + 1] = reason .. ' ' .. digits(nodes)
+    end
+  end
+  table.sort(parts)
+  return table.concat(parts, ' ')
+end

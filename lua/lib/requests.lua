@@ -1,0 +1,61 @@
+-- What a job asks for, as the scripts that look for a node get it.
+
+local function split(text, what)
+  local found = {}
+  for item in string.gmatch(text, what) do
+    found[#found + 1] = item
+  end
+  return found
+end
+
+local function is_list(text, pattern, what)
+  return string.match(text, pattern) ~= nil and #split(text, what) <= MAX_NAMES
+end
+
+-- What is wrong with a request, or nil.
+local function malformed_request(slots, tenant, session, src, tgt, services, labels, scope, exclude, exclude_pools)
+  if not integer(slots, 1, MAX_JOB_SLOTS) then
+    return 'slots must be 1..' .. MAX_JOB_SLOTS
+  end
+  if tenant ~= '' and not is_id(tenant, 64) then
+    return 'tenant'
+  end
+  if session ~= '' and not is_id(session, 128) then
+    return 'session'
+  end
+  if not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or not wanted_capabilities(src, tgt, split(services, '[^,]+')) then
+    return 'a language or service'
+  end
+  if labels ~= '' and (#labels > 8192 or not is_string_list(object(labels))) then
+    return 'labels must be a JSON object of texts, of up to 8192 bytes'
+  end
+  if scope ~= '' and scope ~= 'eligible' and scope ~= 'exact' then
+    return 'scope must be eligible or exact'
+  end
+  if not is_list(exclude, '^[A-Za-z0-9._: -]*$', '%S+') or #exclude > 8320 then
+    return 'exclude'
+  end
+  if not is_list(exclude_pools, '^[a-z0-9._ -]*$', '%S+') or #exclude_pools > 8320 then
+    return 'exclude_pools'
+  end
+  return nil
+end
+
+-- Which requests have the same pools: a text, and the field of `routes` that keeps them.
+local function route_name(job)
+  return table.concat({ job.src, job.tgt, job.services, job.scope, job.tenant == '' and 'public' or '', job.labels }, ' ')
+end
+
+-- A tenant's rule, or what holds for all others.
+local function tenant_rule(stored)
+  local slots, strict, pool = string.match(stored[1] or stored[2] or '', '^(%d+) ([01]) (.*)$')
+  return { slots = tonumber(slots or 0), strict = strict == '1', pool = pool }
+end
+
+local function set_of_names(text)
+  local set = {}
+  for item in string.gmatch(text, '%S+') do
+    set[item] = true
+  end
+  return set
+end

@@ -1,0 +1,103 @@
+-- Level one: the pools that can serve a kind of request, in the order in which they are tried, with their classes. A route is remembered
+-- under the configuration and the set of classes that it was made of, so that it is never stale: one of others is made anew.
+-- As text: `tag|capabilities that no class has|reason:classes;...|pool:capacity:strategy:classes;...`
+-- Uses: CLASSES, CLASS_FACTS, POOLS, CAPABILITIES.
+
+local STRATEGY_LETTERS = { least_loaded = 'l', power_of_two = 'p', random = 'r', affinity = 'a' }
+
+local function route_tag(config)
+  return config.version .. ':' .. config.next_class .. ':' .. redis.call('HLEN', CLASSES)
+end
+
+local function read_route(stored, tag)
+  local found, missing, rejected, rest = string.match(stored or '', '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  if found ~= tag then
+    return nil
+  end
+  local pools = {}
+  for name, capacity, strategy, classes in string.gmatch(rest, '([^:;]+):(%d+):(%a):([%d,]+)') do
+    pools[#pools + 1] = { name = name, capacity = tonumber(capacity), strategy = strategy, listed = classes }
+  end
+  return { text = stored, missing = missing, rejected = rejected, pools = pools }
+end
+
+-- The classes of a pool of a route.
+local function classes_of(pool)
+  if not pool.classes then
+    pool.classes = {}
+    for class in string.gmatch(pool.listed, '%d+') do
+      pool.classes[#pool.classes + 1] = tonumber(class)
+    end
+  end
+  return pool.classes
+end
+
+local function make_route(job, config, tag)
+--@include lib/matcher.lua
+  local policy = cjson.decode(config.selection)
+  local scope = job.scope ~= '' and job.scope or policy.scope
+  local pair = job.src == job.tgt and { job.src } or { job.src, job.tgt }
+  table.sort(pair)
+  local exact_name = language_set_name({ semantic = pair, tts = {}, asr = {} })
+  local labels = job.labels ~= '' and cjson.decode(job.labels) or {}
+  local services = split(job.services, '[^,]+')
+  local classes, missing = classes_with_all(wanted_capabilities(job.src, job.tgt, services))
+  local pools, by_name, rejected = {}, {}, { labels = {}, not_public = {}, scope = {}, no_pool = {} }
+
+  local function why_not(facts, is_exact, name)
+    for label, value in pairs(labels) do
+      if facts.labels[label] ~= value then
+        return 'labels'
+      end
+    end
+    return job.tenant == '' and facts.private and 'not_public' or scope == 'exact' and not is_exact and 'scope' or name == '' and 'no_pool'
+  end
+
+  for _, class in ipairs(classes) do
+    local facts = stored_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or stored_facts('{}')
+    local is_exact, name = language_set_name(facts) == exact_name, redis.call('HGET', CLASSES, class) or ''
+    local reason = why_not(facts, is_exact, name)
+    if reason then
+      table.insert(rejected[reason], digits(class))
+    else
+      local pool = by_name[name]
+      if not pool then
+        local stored = decode_pool(name, redis.call('HGET', POOLS, name) or '') or {}
+        local own = stored.selection or {}
+        pool = {
+          name = name, classes = {}, origin = stored.origin, rank = stored.rank or 0, languages = math.huge,
+          capacity = own.slots_per_node or policy.slots_per_node, strategy = STRATEGY_LETTERS[own.strategy or policy.strategy],
+        }
+        by_name[name], pools[#pools + 1] = pool, pool
+      end
+      pool.exact = pool.exact or is_exact
+      pool.languages = math.min(pool.languages, #languages_of(facts))
+      table.insert(pool.classes, digits(class))
+    end
+  end
+  table.sort(pools, function(left, right)
+    if left.exact ~= right.exact then
+      return left.exact
+    elseif left.origin ~= right.origin then
+      return left.origin == 'declared'
+    elseif left.rank ~= right.rank then
+      return left.rank < right.rank
+    elseif left.languages ~= right.languages then
+      return left.languages < right.languages
+    end
+    return left.name < right.name
+  end)
+  local parts, refused = {}, {}
+  for index, pool in ipairs(pools) do
+    parts[index] = pool.name .. ':' .. digits(pool.capacity) .. ':' .. pool.strategy .. ':' .. table.concat(pool.classes, ',')
+  end
+  for reason, those in pairs(rejected) do
+    if #those > 0 then
+      refused[#refused + 1] = reason .. ':' .. table.concat(those, ',')
+    end
+  end
+  table.sort(refused)
+  return read_route(
+    tag .. '|' .. table.concat(missing, ' ') .. '|' .. table.concat(refused, ';') .. '|' .. table.concat(parts, ';'), tag
+  )
+end
