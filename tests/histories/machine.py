@@ -32,12 +32,13 @@ from tests.histories.expected import (
     reason_without_pool,
     suspended_ms,
 )
+from tests.histories.jobs import JobSteps
 from tests.histories.vocabulary import LANGUAGES, NODES, ONE_LANGUAGE, OWNERS, documents, reports
-from tests.histories.watched import Tenure, Watched
+from tests.histories.watched import Tenure
 from tests.oracle import State, meets, read_state, slots_of
 
 
-class Histories(Watched):
+class Histories(JobSteps):
     """See :func:`machine`."""
 
     @initialize(
