@@ -173,3 +173,32 @@ class Population:
 
     def forget_events(self) -> None:
         self.server.client.xtrim(self.key("events"), maxlen=0, approximate=False)
+
+
+def reserve_call(job_id: str, node_class: int) -> Call:
+    """A job that nodes of that class can serve."""
+    src, tgt = languages(node_class)
+    return calls.reserve_slots(
+        mode="reserve",
+        job_id=job_id,
+        attempt=1,
+        owner="benchmark",
+        slots=1,
+        lease_ms=FOREVER_MS,
+        tenant="",
+        session="",
+        src=src,
+        tgt=tgt,
+        services="asr",
+        labels="",
+        scope="",
+        exclude="",
+        exclude_pools="",
+        digest="ab",
+    )
+
+
+def end_call(job_id: str) -> Call:
+    return calls.update_jobs(
+        operation="finish", job_id=job_id, attempt=1, owner="benchmark", lease_ms=LEASE_MS, reason=""
+    )

@@ -15,9 +15,11 @@ from benchmarks.population import (
     UPSERTED,
     Population,
     document,
+    end_call,
     node_id,
     of_pools,
     profile,
+    reserve_call,
     sync_call,
     upsert_call,
     usage_json,
@@ -42,6 +44,10 @@ _MEMORY = Table(
 
 BATCH = 128
 TOUCHED = Answer(7, b"\r\n" + b"A" * BATCH + b"\r\n")
+JOBS_AT_ONCE = 64
+RESERVED = Answer(21, b"$2\r\nOK\r\n")
+RESERVED_TOGETHER = Answer(1 + 20 * JOBS_AT_ONCE, b"*640\r\n")
+ENDED = Answer(7, b"$2\r\nOK\r\n")
 _TOUCH_PIPELINE = 4
 _SYNCS = 6
 _LARGEST_AOF = 100_000
@@ -77,6 +83,7 @@ class _Sized:
         self._registrations()
         self._moves(names[: self.bench.scale.work])
         self._syncs()
+        self._jobs()
         self.population.forget_events()
 
     def _heartbeats(self, names: list[str]) -> None:
@@ -101,6 +108,27 @@ class _Sized:
         usage = self.server.load(self.population.registrations(numbers, prefix=prefix), UPSERTED)
         self.row("register", usage, len(numbers))
         self.population.forget_nodes([node_id(number, prefix) for number in numbers])
+
+    def _jobs(self) -> None:
+        """Each reserved by a call of its own; and as a burst leaves, 64 at once. All are ended again."""
+        count = self.bench.scale.work // JOBS_AT_ONCE * JOBS_AT_ONCE
+        kinds = f"kinds-{self.rounds}"
+        self.server.load(self._packed_jobs(kinds, range(CLASSES), at_once=1), RESERVED)
+        self.server.load([self.population.packed(end_call(f"{kinds}-{number}")) for number in range(CLASSES)], ENDED)
+        for row, at_once, answer in (
+            ("reserve", 1, RESERVED),
+            ("reserve, 64 at once", JOBS_AT_ONCE, RESERVED_TOGETHER),
+        ):
+            packed = self._packed_jobs(f"{self.rounds}-{at_once}", range(count), at_once=at_once)
+            usage = self.server.load(packed, answer)
+            self.row(row, usage, count)
+            ends = [self.population.packed(end_call(f"{self.rounds}-{at_once}-{number}")) for number in range(count)]
+            self.server.load(ends, ENDED)
+
+    def _packed_jobs(self, name: str, numbers: range, *, at_once: int) -> list[bytes]:
+        jobs = [reserve_call(f"{name}-{number}", number % CLASSES) for number in numbers]
+        batches = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
+        return [self.population.packed(calls.Call.joined(batch)) for batch in batches]
 
     def _moves(self, names: list[str]) -> None:
         packed = []
@@ -163,6 +191,8 @@ def _set_targets(bench: Bench, label: str) -> None:
     bench.target(f"heartbeat, load and usage, {label}", "floors", 0.5)
     bench.target(f"register, {label}", "floors", 2)
     bench.target(f"move to another class, {label}", "floors", 2)
+    bench.target(f"reserve, {label}", "floors", 1.5)
+    bench.target(f"reserve, 64 at once, {label}", "floors", 1.5)
     bench.target(f"configuration change, {label}", "blocked_ms", 3)
 
 

@@ -41,9 +41,7 @@ local TENANTS, TENANT_RULES, AFFINITIES = KEYS[10], KEYS[11], KEYS[12]
 --@include lib/clock.lua
 --@include lib/args.lua
 --@include lib/namespace.lua
---@include lib/facts.lua
 --@include lib/ranges.lua
---@include lib/capabilities.lua
 --@include lib/requests.lua
 --@include lib/routes.lua
 
@@ -78,7 +76,7 @@ local over_quota = job.tenant ~= '' and rule.slots > 0 and used + job.slots > ru
 if not over_quota then
   node, pool = choose(route, job, rule, 16 + #split(ARGV[10], '%S+'), now)
 end
-local reasons = over_quota and 'quota 1' or reasons_of(route, job, rule, now)
+local reasons = over_quota and 'quota 1' or reasons_of(route, job, rule, now, { left = MAX_EXAMINED })
 local flat = { 'OK', config.version, node and node.id or '', pool and pool.name or '', reasons, route.missing, '0' }
 
 -- Each node of a thousand, with what is against it.
@@ -94,7 +92,7 @@ local function append_class(class, reason)
     append_row(node_id, of_pool, reason)
   end
 end
-examine_afresh()
+local budget = { left = MAX_EXAMINED }
 for _, of_route in ipairs(route.pools) do
   local reason = against_pool(of_route, job, rule)
   for _, class in ipairs(classes_of(of_route)) do
@@ -102,7 +100,7 @@ for _, of_route in ipairs(route.pools) do
       append_class(class, reason)
     else
       seen[class] = true
-      examine(class, job, of_route.capacity, now, function(node_id, of_node)
+      examine(class, job, of_route.capacity, now, budget, function(node_id, of_node)
         append_row(node_id, of_route.name, of_node)
       end)
     end

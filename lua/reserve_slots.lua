@@ -59,12 +59,9 @@ local TENANT_RULES, ROUTES, AFFINITIES = KEYS[16], KEYS[17], KEYS[18]
 --@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
---@include lib/tokens.lua
 --@include lib/bulk.lua
---@include lib/facts.lua
 --@include lib/ranges.lua
 --@include lib/ledger.lua
---@include lib/capabilities.lua
 --@include lib/requests.lua
 --@include lib/routes.lua
 
@@ -136,7 +133,13 @@ for index, tenant in ipairs(tenants) do
 end
 
 --@include lib/selecting.lua
+
+local budget = { left = MAX_EXAMINED }
+
+local function why_none(route, job, rule)
 --@include lib/reasons.lua
+  return reasons_of(route, job, rule, now, budget)
+end
 
 local function route_of(index, job)
   local route = routes[job.route_name]
@@ -200,11 +203,11 @@ local function reserve(index, job)
     end
   end
   local node, pool = choose(route, job, rule, window, now)
-  local session = node and parse_token(redis.call('HGET', SESSIONS, node.id))
-  if not session then
-    return { 'NONE', config.version, reasons_of(route, job, rule, now), route.missing }
+  local epoch = node and string.match(redis.call('HGET', SESSIONS, node.id) or '', '^(%d+):')
+  if not epoch then
+    return { 'NONE', config.version, why_none(route, job, rule), route.missing }
   end
-  local epoch, lease_end = digits(session.epoch), now + job.lease_ms
+  local lease_end = now + job.lease_ms
   if job.mode == 'reserve' then
     if gives_back then
       end_job(job.job_id, old, 'x', 'reassigned', now)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyscheduler.allocator import Allocator, StoreOptions
     from pyscheduler.core.document import PoolDocument
     from pyscheduler.core.facts import Facts
+    from pyscheduler.core.jobs import JobAsk, JobRequest
     from pyscheduler.core.reader import load_document
     from pyscheduler.core.report import NodeReport
 
@@ -22,11 +23,13 @@ _HOMES = {
     "StoreOptions": "pyscheduler.allocator",
     "Facts": "pyscheduler.core.facts",
     "NodeReport": "pyscheduler.core.report",
+    "JobAsk": "pyscheduler.core.jobs",
+    "JobRequest": "pyscheduler.core.jobs",
     "PoolDocument": "pyscheduler.core.document",
     "load_document": "pyscheduler.core.reader",
 }
 
-__all__ = ["Allocator", "Facts", "NodeReport", "PoolDocument", "StoreOptions", "load_document"]
+__all__ = ["Allocator", "Facts", "JobAsk", "JobRequest", "NodeReport", "PoolDocument", "StoreOptions", "load_document"]
 
 
 def __getattr__(name: str) -> Any:

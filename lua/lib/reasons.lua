@@ -1,17 +1,10 @@
 -- Why no node can take a job: each node that cannot is counted under the first thing that is against it.
--- Uses: MEMBERS, READY, LEASES, HOLDS.
-
-local examined = 0
-
-local function examine_afresh()
-  examined = 0
-end
+-- A budget, {left}, says how many nodes may still be looked at. Uses: MEMBERS, READY, LEASES, HOLDS, and selecting.lua.
 
 -- What is against each node of a class, of those that may still be looked at: calls `tell(node_id, reason)`; an empty reason is none.
-local function examine(class, job, capacity, now, tell)
-  local left = MAX_EXAMINED - examined
-  local ids = left > 0 and redis.call('ZRANGEBYSCORE', MEMBERS, class, class, 'LIMIT', 0, left) or {}
-  examined = examined + #ids
+local function examine(class, job, capacity, now, budget, tell)
+  local ids = budget.left > 0 and redis.call('ZRANGEBYSCORE', MEMBERS, class, class, 'LIMIT', 0, budget.left) or {}
+  budget.left = budget.left - #ids
   for first = 1, #ids, CHUNK do
     local last = math.min(first + CHUNK - 1, #ids)
     local scores = redis.call('ZMSCORE', READY, unpack(ids, first, last))
@@ -45,7 +38,7 @@ local function against_pool(pool, job, rule)
 end
 
 -- `name count`, joined with spaces. What is found only by looking at nodes one by one is counted for the first thousand of a call.
-local function reasons_of(route, job, rule, now)
+local function reasons_of(route, job, rule, now, budget)
   local counts, able = {}, 0
   local function add(reason, nodes)
     counts[reason] = (counts[reason] or 0) + nodes
@@ -67,7 +60,7 @@ local function reasons_of(route, job, rule, now)
         add_class(reason, class)
       else
         able = able + redis.call('ZCOUNT', MEMBERS, class, class)
-        examine(class, job, pool.capacity, now, function(_, of_node)
+        examine(class, job, pool.capacity, now, budget, function(_, of_node)
           add(of_node ~= '' and of_node or 'passed_over', 1)
         end)
       end

@@ -8,6 +8,10 @@ local function split(text, what)
   return found
 end
 
+local function is_name(text)
+  return #text <= 70 and string.match(text, '^[a-z0-9._-]+$') ~= nil
+end
+
 local function is_list(text, pattern, what)
   return string.match(text, pattern) ~= nil and #split(text, what) <= MAX_NAMES
 end
@@ -23,7 +27,7 @@ local function malformed_request(slots, tenant, session, src, tgt, services, lab
   if session ~= '' and not is_id(session, 128) then
     return 'session'
   end
-  if not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or not wanted_capabilities(src, tgt, split(services, '[^,]+')) then
+  if not is_name(src) or not is_name(tgt) or not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or #services > 4160 then
     return 'a language or service'
   end
   if labels ~= '' and (#labels > 8192 or not is_string_list(object(labels))) then

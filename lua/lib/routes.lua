@@ -1,6 +1,7 @@
 -- Level one: the pools that can serve a kind of request, in the order in which they are tried, with their classes. A route is remembered
 -- under the configuration and the set of classes that it was made of, so that it is never stale: one of others is made anew.
 -- As text: `tag|capabilities that no class has|reason:classes;...|pool:capacity:strategy:classes;...`
+-- What only making one takes is included where it is made: most calls find theirs.
 -- Uses: CLASSES, CLASS_FACTS, POOLS, CAPABILITIES.
 
 local STRATEGY_LETTERS = { least_loaded = 'l', power_of_two = 'p', random = 'r', affinity = 'a' }
@@ -33,6 +34,8 @@ local function classes_of(pool)
 end
 
 local function make_route(job, config, tag)
+--@include lib/facts.lua
+--@include lib/capabilities.lua
 --@include lib/matcher.lua
   local policy = cjson.decode(config.selection)
   local scope = job.scope ~= '' and job.scope or policy.scope

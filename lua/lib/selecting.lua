@@ -22,11 +22,6 @@ local function note_affinity(session, node_id)
   affinities[session] = node_id
 end
 
--- A number by chance, below `bound`: the job's own, so that the same call gives the same.
-local function chance(job, bound, salt)
-  return tonumber(string.sub(redis.sha1hex(job.job_id .. ' ' .. digits(job.attempt) .. salt), 1, 8), 16) % bound
-end
-
 -- Nodes as READY says them, flat with scores, without those whose lease has ended: a list of {id, used, load}.
 local function living(class, flat, now, list)
   local ids = {}
@@ -44,21 +39,28 @@ local function living(class, flat, now, list)
   return list
 end
 
--- Nodes of the class that are surely alive, where the first ones by load are all dead: those of a part of the leases that have not ended.
-local function from_leases(class, job, now)
-  local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
-  local alive, found = redis.call('ZCARD', LEASES) - 1 - lapsed, {}
-  if alive > 0 then
-    local first = lapsed + chance(job, alive, ' leases')
-    local ids = redis.call('ZRANGE', LEASES, first, math.min(first + 63, lapsed + alive - 1))
-    for index, score in ipairs(redis.call('ZMSCORE', READY, unpack(ids))) do
-      if score and tonumber(score) >= class * CLASS_SPAN and tonumber(score) < (class + 1) * CLASS_SPAN then
-        local used, load = read_ready(class, score)
-        found[#found + 1] = { id = ids[index], used = used, load = load, stored = 0 }
-      end
-    end
+local function can_take(node, job, capacity)
+  node.used = used_now[node.id] or node.used
+  return node.used + job.slots <= capacity and not job.excluded[node.id]
+end
+
+local function load_of(node, capacity)
+  return math.max(node.load, node.used / capacity)
+end
+
+local function make_chance()
+--@include lib/chance.lua
+  return BY_CHANCE
+end
+
+local by_chance
+
+-- What of lib/chance.lua is asked for, made when it first is.
+local function of_chance(name)
+  if not by_chance then
+    by_chance = make_chance()
   end
-  return found
+  return by_chance[name]
 end
 
 local pages = {}
@@ -87,19 +89,10 @@ local function page_of(class, capacity, window, job, now)
     end
   end
   if #list == 0 and bucket > 0 then
-    list = from_leases(class, job, now)
+    list = of_chance('from_leases')(class, job, now)
   end
   pages[class] = list
   return list
-end
-
-local function can_take(node, job, capacity)
-  node.used = used_now[node.id] or node.used
-  return node.used + job.slots <= capacity and not job.excluded[node.id]
-end
-
-local function load_of(node, capacity)
-  return math.max(node.load, node.used / capacity)
 end
 
 -- Of nodes with equally many slots reserved the first one that nothing was taken of is the best: those after it have more load.
@@ -120,45 +113,6 @@ local function least_loaded(list, job, capacity, best)
   return best
 end
 
--- One of the nodes of some classes that have the slots free, each as likely as any other. Those who can't take it give way to their next.
-local function any_of(classes, job, capacity, now, salt)
-  local counts, total = {}, 0
-  for index, class in ipairs(classes) do
-    counts[index] = redis.call('ZCOUNT', READY, ready_range(class, capacity - job.slots))
-    total = total + counts[index]
-  end
-  local place = total > 0 and chance(job, total, salt) or 0
-  for index, class in ipairs(classes) do
-    if place < counts[index] then
-      local first = redis.call('ZCOUNT', READY, '-inf', '(' .. digits(class * CLASS_SPAN))
-      local flat = redis.call('ZRANGE', READY, first + place, first + math.min(place + 7, counts[index] - 1), 'WITHSCORES')
-      for _, node in ipairs(living(class, flat, now, {})) do
-        if can_take(node, job, capacity) then
-          return { node = node, weight = load_of(node, capacity) }
-        end
-      end
-      return nil
-    end
-    place = place - counts[index]
-  end
-  return nil
-end
-
--- The node that a session had, if one of these classes has it and it can take the job.
-local function former_node(node_id, classes, job, capacity, now)
-  local score = tonumber(redis.call('ZSCORE', READY, node_id) or nil)
-  if score and tonumber(redis.call('ZSCORE', LEASES, node_id) or 0) > now then
-    for _, class in ipairs(classes) do
-      if score >= class * CLASS_SPAN and score < (class + 1) * CLASS_SPAN then
-        local used, load = read_ready(class, score)
-        local node = { id = node_id, used = used, load = load }
-        return can_take(node, job, capacity) and { node = node, weight = 0 } or nil
-      end
-    end
-  end
-  return nil
-end
-
 -- The node of a pool that the job gets, or nil.
 local function node_of_pool(pool, job, window, now)
   local classes, capacity, strategy = classes_of(pool), pool.capacity, pool.strategy
@@ -168,19 +122,20 @@ local function node_of_pool(pool, job, window, now)
   local best
   if strategy == 'a' and job.session ~= '' then
     local node_id = affinity_of(job.session)
-    best = node_id and former_node(node_id, classes, job, capacity, now)
+    best = node_id and of_chance('former_node')(node_id, classes, job, capacity, now)
     if best then
       return best.node
     end
   end
   if (strategy == 'r' or strategy == 'p') and #classes <= MAX_COMPARED then
+    local any_of = of_chance('any_of')
     best = any_of(classes, job, capacity, now, ' first')
     local other = best and strategy == 'p' and any_of(classes, job, capacity, now, ' second')
     if best then
       return other and other.weight < best.weight and other.node or best.node
     end
   end
-  local first, compared = #classes > MAX_COMPARED and chance(job, #classes, ' class') or 0, 0
+  local first, compared = #classes > MAX_COMPARED and of_chance('chance')(job, #classes, ' class') or 0, 0
   for index = 0, #classes - 1 do
     local list = page_of(classes[(first + index) % #classes + 1], capacity, window, job, now)
     local found = least_loaded(list, job, capacity, best)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pyscheduler.allocator.events import Events
 from pyscheduler.allocator.namespace import unexpected
 from pyscheduler.allocator.reservations import JobUpdates, Reservations, reasons_of
 from pyscheduler.core import ids
 from pyscheduler.core.ids import shown
-from pyscheduler.core.jobs import JobExplanation, JobRequest, JobStatus, NodeVerdict, Reservation
+from pyscheduler.core.jobs import JobAsk, JobExplanation, JobRequest, JobStatus, NodeVerdict, Reservation
 from pyscheduler.core.limits import MAX_ATTEMPT, MAX_EVENT_REASON_BYTES, MAX_JOBS_OF_A_CALL
 from pyscheduler.errors import InvalidInput, NoNode, PyschedulerError
 from pyscheduler.scripts import calls
@@ -21,15 +20,6 @@ _HELPFUL = frozenset(
     ("job.ended", "node.registered", "node.assigned", "node.status", "class.remapped", "pool.created", "config.bumped")
 )
 """Events after which a node may be found where there was none."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobAsk:
-    """One job of :meth:`Jobs.reserve_many`."""
-
-    job_id: str
-    request: JobRequest
-    attempt: int = 1
 
 
 class Jobs(Events):

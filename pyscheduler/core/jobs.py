@@ -106,6 +106,15 @@ def _names(what: str, names: set[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class JobAsk:
+    """One job of :meth:`pyscheduler.Allocator.reserve_many`."""
+
+    job_id: str
+    request: JobRequest
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """What an attempt of a job has, or had.
 

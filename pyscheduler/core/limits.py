@@ -129,8 +129,8 @@ MAX_ATTEMPT = 1_000_000
 MAX_REQUEST_NAMES = 64
 """Services, excluded nodes and excluded pools of one request, each."""
 
-MAX_JOB_BATCH = 128
-"""Jobs of one call of a script; a longer list goes as several."""
+MAX_JOB_BATCH = 32
+"""Jobs of one call of a script, which keeps the store for a millisecond or two; more go as several."""
 
 MAX_JOBS_OF_A_CALL = 1024
 """Jobs that one call of the allocator takes."""

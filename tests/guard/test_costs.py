@@ -16,8 +16,7 @@ import pytest
 from tree_sitter import Node
 
 from pyscheduler import Allocator
-from pyscheduler.allocator.jobs import JobAsk
-from pyscheduler.core.jobs import JobRequest
+from pyscheduler.core.jobs import JobAsk, JobRequest
 from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, ReconcileLimits, Registration, Session
 from pyscheduler.scripts import load_scripts
@@ -114,8 +113,9 @@ COSTS = {
     ),
     "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
     "reservation of 128 jobs": Cost(
-        "evalsha hget*192 hlen*3 hmget*4 hset*65 time xadd*128 xlen zadd*65 zmscore*2 zrangebyscore",
-        19377,
+        "evalsha*4 hget*254 hlen*12 hmget*16 hset*130 time*4 xadd*128 xlen*4 zadd*130 zmscore*9 zrangebyscore*5",
+        21440,
+        round_trips=4,
     ),
     "explanation of a job": Cost(
         "evalsha hget*3 hgetall hlen hmget*4 time zcard zcount zmscore*5 zrangebylex*2 zrangebyscore*3",
@@ -126,8 +126,8 @@ COSTS = {
 
 CLOSURES = {
     "update_jobs": 31,
-    "reserve_slots": 79,
-    "explain_job": 56,
+    "reserve_slots": 60,
+    "explain_job": 43,
     "bump_config_version": 66,
     "check": 61,
     "explain_node": 61,

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from pyscheduler import NodeReport
-from pyscheduler.allocator.jobs import JobAsk
-from pyscheduler.core.jobs import JobRequest, JobState, Reservation
+from pyscheduler.core.jobs import JobAsk, JobRequest, JobState, Reservation
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import (
     FutureAttempt,

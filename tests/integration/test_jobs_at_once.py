@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from pyscheduler import Allocator
-from pyscheduler.allocator.jobs import JobAsk
-from pyscheduler.core.jobs import JobRequest, Reservation
+from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from pyscheduler.core.results import ReconcileLimits
 from pyscheduler.errors import Conflict, NoNode, NotFound, SessionLost
 from tests.harness import LEASE_MS, SETTABLE_CLOCK, Cell, document_of, pool
