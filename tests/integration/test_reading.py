@@ -452,7 +452,7 @@ BROKEN: dict[str, tuple[list[tuple[str, ...]], set[str]]] = {
         {"3: node a has a hold and is in ready"},
     ),
     "a degraded node that is ready": (
-        [("ZADD", "ready", "1024", "ill")],
+        [("ZADD", "ready", "2048", "ill")],
         {"3: node ill is in ready and its status is degraded"},
     ),
     "a ghost that is ready": ([("ZADD", "ready", "1024", "ghost")], {"3: ready knows nodes that members lack"}),

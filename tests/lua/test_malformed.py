@@ -222,6 +222,15 @@ BAD = {
     "find_pools": {"src": ["", "EN", "a b", "e" * 80], "tgt": ["", "zh:1"]},
 }
 
+WORDS_OF_REQUEST = {
+    "slots": {"slots must be 1..64"},
+    "src": {"a language or service"},
+    "tgt": {"a language or service"},
+    "services": {"a language or service"},
+    "labels": {"labels must be a JSON object of texts, of up to 8192 bytes"},
+    "scope": {"scope must be eligible or exact"},
+}
+
 WORDS = {
     "upsert_node_to_pool": {
         "mode": {
@@ -257,6 +266,10 @@ WORDS = {
             "document is no JSON object of schema 1",
             "document.auto",
             "document.guard",
+            "document.selection",
+            "document.tenants",
+            "document.tenants[1]",
+            "document.tenants[2]",
             "document.pools",
             "document.pools[1].name",
             "document.pools[2].name is there twice",
@@ -280,6 +293,19 @@ WORDS = {
         "min_interval_ms": {"a number is missing or out of its bounds"},
         "grace_ms": {"a number is missing or out of its bounds"},
     },
+    "reserve_slots": {
+        "mode": {"mode must be reserve or plan"},
+        "attempt": {"attempt must be 1..1000000"},
+        "lease_ms": {"lease_ms must be 1..86400000"},
+        **WORDS_OF_REQUEST,
+    },
+    "explain_job": WORDS_OF_REQUEST,
+    "update_jobs": {
+        "operation": {"operation must be renew, start, finish, fail or release"},
+        "attempt": {"attempt must be 1..1000000"},
+        "lease_ms": {"lease_ms must be 1..86400000"},
+        "reason": {"reason is longer than 128 characters"},
+    },
     "renew_instance": {
         "lease_ms": {"lease_ms must be 0..86400000"},
         "info": {"info must be a JSON object of up to 4096 bytes"},
@@ -287,6 +313,7 @@ WORDS = {
     "open_namespace": {
         "auto": {"auto is no JSON object"},
         "admission": {"admission is no JSON object"},
+        "selection": {"selection is no JSON object"},
     },
     "list_nodes": {
         "mode": {"mode must be all, pool or ids"},
