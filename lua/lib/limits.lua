@@ -20,6 +20,7 @@ local MAX_AFFINITIES = 100000 -- sessions whose node is remembered
 local MAX_ENDS = 1000 -- reservations that one step of upkeep ends because of their nodes
 local MAX_DUE = 100 -- ends of leases and of memories that it looks at
 local MAX_COMPARED = 8 -- classes of a pool that are compared
+local SECOND_LOOK = 256 -- nodes of a class that are looked at besides, if the first ones are all dead
 local MAX_EXAMINED = 1000 -- nodes that one call looks at to say why there is none
 local JOB_KEPT_MS = 600000 -- how long an ended job is remembered
 local AFFINITY_MS = 600000 -- how long a session is sent to the node that it had last

@@ -89,6 +89,11 @@ local function page_of(class, capacity, window, job, now)
     end
   end
   if #list == 0 and bucket > 0 then
+    living(
+      class, redis.call('ZRANGEBYSCORE', READY, class * CLASS_SPAN, high, 'WITHSCORES', 'LIMIT', window, SECOND_LOOK), now, list
+    )
+  end
+  if #list == 0 and bucket > 0 then
     list = of_chance('from_leases')(class, job, now)
   end
   pages[class] = list

@@ -204,6 +204,16 @@ async def test_the_dead_are_passed_over_also_where_they_are_most(cell: Cell) -> 
     assert await reasons(cell, JobRequest("zh", "en", exclude=("alive",))) == {"excluded": 1, "lapsed": 60}
 
 
+async def test_also_behind_hundreds_of_dead_of_its_class_and_living_of_others_a_node_is_found(cell: Cell) -> None:
+    await asyncio.gather(
+        *(cell.register(f"dead-{number:03}", "en", "zh", lease_ms=1) for number in range(150)),
+        *(cell.register(f"other-{number:03}", "de", "fr") for number in range(150)),
+    )
+    await cell.register("alive", "en", "zh", load=0.9, lease_ms=LEASE_MS // 2)
+    await cell.advance(10)
+    assert (await reserve(cell, "j")).node_id == "alive"
+
+
 async def test_a_pool_has_slots_of_its_own(cell: Cell) -> None:
     own = {**pool("english", semantic={"contains": ["en"]}), "selection": {"slots_per_node": 7}}
     await cell.allocator.sync(document_of(own, selection={"slots_per_node": 1}))
