@@ -9,9 +9,9 @@
 --   4 sessions  hash
 --   5 holds     hash
 --   6 usage     hash
---   7 events    stream
---   8 reserved  hash
---   9 due       zset
+--   7 reserved  hash
+--   8 due       zset
+--   9 events    stream
 -- ARGV
 --   1 node_id        1..128 characters of [A-Za-z0-9._:-]
 --   2 operation      set or lift
@@ -27,7 +27,7 @@
 -- COST O(log n)
 
 local CONFIG, CLASSES, READY, SESSIONS, HOLDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local USAGE, EVENTS, RESERVED, DUE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local USAGE, RESERVED, DUE, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua

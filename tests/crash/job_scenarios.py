@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyscheduler.core.jobs import JobRequest
-from pyscheduler.errors import Conflict, NoNode, NotFound
+from pyscheduler.errors import Conflict, NotFound
 from tests.crash.scenario import Steps, pass_time, quiet_scenario, scenario, sync
 from tests.harness import LEASE_MS, Cell
 
@@ -137,12 +137,13 @@ async def a_job_that_lapses(cell: Cell) -> Steps:
 
 @scenario
 async def a_job_that_is_forgotten(cell: Cell) -> Steps:
-    await two_nodes(cell, strategy="affinity")
+    await sync(cell, selection={"strategy": "affinity"})
+    await cell.register("a", "en", "zh", lease_ms=2 * KEPT_MS)
     await reserve(cell)
     await cell.allocator.fail_job("j", 1, owner="me")
     await pass_time(cell, KEPT_MS)
     yield
-    await cell.reconcile(expire=1, brake_share=1.0)
+    await cell.reconcile()
 
 
 @scenario
@@ -178,12 +179,3 @@ async def a_new_session_of_a_node_with_jobs(cell: Cell) -> Steps:
     await reserve(cell)
     yield
     await cell.register("a", "en", "zh", session_id="again")
-
-
-@scenario
-async def a_kind_of_request_that_nobody_can_serve(cell: Cell) -> Steps:
-    """The answer is remembered."""
-    await two_nodes(cell)
-    yield
-    with pytest.raises(NoNode):
-        await reserve(cell, request=JobRequest("fr", "en"))

@@ -215,10 +215,10 @@ def hold_node(*, looks_first: bool) -> dict[str, str]:
     """hold_node.lua as it would be if it did not declare the event stream, and made its name up."""
     text = (lua_directory() / "hold_node.lua").read_text(encoding="utf-8")
     changes = [
-        ("--   7 events    stream\n", ""),
-        ("#KEYS ~= 7", "#KEYS ~= 6"),
-        ("takes 7 keys", "takes 6 keys"),
-        ("KEYS[7]\n", "(string.gsub(KEYS[1], 'config$', 'events'))\n"),
+        ("--   9 events    stream\n", ""),
+        ("#KEYS ~= 9", "#KEYS ~= 8"),
+        ("takes 9 keys", "takes 8 keys"),
+        ("KEYS[9]\n", "(string.gsub(KEYS[1], 'config$', 'events'))\n"),
     ]
     if not looks_first:
         changes.append(("redis.call('XLEN', EVENTS)\n", ""))
