@@ -37,7 +37,7 @@ _SYNCS = 6
 
 # Arguments of a node: id, token, load, usage. Nothing is compared.
 _TOUCH = """
-local call, CONFIG, SESSIONS, LEASES, READY, USAGE = redis.call, unpack(KEYS)
+local call, CONFIG, SESSIONS, LEASES, READY, USAGE, RESERVED = redis.call, unpack(KEYS)
 local ids, leases, ready, usages = {}, {}, {}, {}
 for index = 1, #ARGV / 4 do
   local id, at = ARGV[index * 4 - 3], index * 2
@@ -56,6 +56,7 @@ call('ZCARD', READY)
 call('HLEN', USAGE)
 call('ZADD', LEASES, unpack(leases))
 if #ready > 0 then
+  call('HMGET', RESERVED, unpack(ids))
   call('ZADD', READY, 'XX', unpack(ready))
   call('HSET', USAGE, unpack(usages))
 end
@@ -66,7 +67,7 @@ return { 'OK', '1', string.rep('A', #ids) }
 _REGISTER = """
 local call = redis.call
 local CONFIG, POOLS, CLASSES, _, CLASS_INDEX, _, MEMBERS, READY = unpack(KEYS)
-local LEASES, SESSIONS, NODES, HOLDS, USAGE, _, EVENTS = unpack(KEYS, 9)
+local LEASES, SESSIONS, NODES, HOLDS, USAGE, _, EVENTS, RESERVED, DUE = unpack(KEYS, 9)
 local count = #ARGV / 15
 local ids, members, ready, leases, sessions, nodes, usages, reply = {}, {}, {}, {}, {}, {}, {}, {}
 for index = 1, count do
@@ -92,6 +93,8 @@ call('HMGET', SESSIONS, unpack(ids))
 call('HMGET', NODES, unpack(ids))
 call('HMGET', HOLDS, unpack(ids))
 call('ZMSCORE', LEASES, unpack(ids))
+call('HMGET', RESERVED, unpack(ids))
+call('ZCARD', DUE)
 call('ZCARD', READY)
 call('ZCARD', MEMBERS)
 call('HLEN', USAGE)
