@@ -15,6 +15,8 @@ from pyscheduler.scripts import calls
 from pyscheduler.store import Store, StoreOptions
 
 _DEFAULT_OPTIONS = StoreOptions()
+_LAYOUT = 2
+"""Of the keys: SCHEMA in lua/lib/limits.lua."""
 
 
 class Namespace:
@@ -97,7 +99,7 @@ class Namespace:
         )
         reply = await self._store.run(call)
         if reply[0] == "SCHEMA":
-            raise self._newer_schema(reply[1])
+            raise self._other_layout(reply[1])
         if reply[0] == "FOREIGN":
             raise StoreError(
                 f"{reply[1]} exists, but namespace {self.namespace} has no configuration: it was restored in part, or "
@@ -111,16 +113,18 @@ class Namespace:
             await self._open_namespace()
             reply = await self._store.run(call)
         if reply[0] == "SCHEMA":
-            raise self._newer_schema(reply[1])
+            raise self._other_layout(reply[1])
         return reply
 
     async def _reply(self, call: calls.Call) -> Reply:
         return Reply(await self._run(call))
 
-    def _newer_schema(self, found: str) -> StoreError:
+    def _other_layout(self, found: str) -> StoreError:
+        is_older = found.isdigit() and int(found[:20]) < _LAYOUT
+        way = "it is of an older version, so use that" if is_older else "upgrade pyscheduler"
         return StoreError(
-            f"namespace {self.namespace} has layout {found[:20]}, this version knows layout 2: "
-            "upgrade pyscheduler, or choose another --namespace"
+            f"namespace {self.namespace} has layout {found[:20]}, this version knows layout {_LAYOUT}: "
+            f"{way}, or choose another --namespace"
         )
 
 

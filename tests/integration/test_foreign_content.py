@@ -14,15 +14,17 @@ from tests.support import wait_until_async
 
 
 @pytest.mark.breaks_store
-async def test_a_newer_layout_is_left_alone(server: PlainServer) -> None:
+@pytest.mark.parametrize(("layout", "said"), [("3", "upgrade pyscheduler"), ("1", "of an older version, so use that")])
+async def test_another_layout_is_left_alone(server: PlainServer, layout: str, said: str) -> None:
+    said = f"has layout {layout}, this version knows layout 2: .*{said}, or choose another --namespace"
     async with opened(server.url) as cell:
         session = (await cell.register("a", "en", "zh")).session
-        await cell.store.command("HSET", cell.store.key("config"), "schema", "3")
+        await cell.store.command("HSET", cell.store.key("config"), "schema", layout)
         before = await content(cell)
         for call in (cell.register("a", "en"), heartbeat(cell, session), cell.allocator.pools(), cell.reconcile()):
-            with pytest.raises(StoreError, match=r"layout 3.*upgrade pyscheduler"):
+            with pytest.raises(StoreError, match=said):
                 await call
-        with pytest.raises(StoreError, match=r"layout 3.*upgrade pyscheduler"):
+        with pytest.raises(StoreError, match=said):
             await Allocator.open(server.url, namespace=NAMESPACE)
         assert await content(cell) == before
 
