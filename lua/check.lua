@@ -78,7 +78,8 @@ local numbers, declared = {}, 0
 for name, pool in pairs(view.pools) do
   local other = numbers[pool.id]
   if other then
-    local pair = name < other and { name, other } or { other, name }
+    local pair = { name, other }
+    table.sort(pair)
     violation(2, 'pools ' .. table.concat(pair, ' and ') .. ' have the same number ' .. digits(pool.id))
   end
   numbers[pool.id] = name
@@ -214,7 +215,7 @@ for index = 1, #reserved, 2 do
   end
 end
 for node_id, jobs in pairs(jobs_of_node) do
-  violation(10, 'node ' .. node_id .. ' does not name job ' .. (next(jobs) or ''))
+  violation(10, 'node ' .. node_id .. ' does not name job ' .. next(jobs))
 end
 local tenants = redis.call('HGETALL', TENANTS)
 for index = 1, #tenants, 2 do

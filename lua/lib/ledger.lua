@@ -29,10 +29,10 @@ local function job_of(job_id)
 end
 
 -- A node's reservations as this call has them: {used, before, jobs}; jobs are their ids, each between spaces.
-local function slots_of_node(node_id, stored)
+local function slots_of_node(node_id)
   local node = nodes_with_jobs[node_id]
   if not node then
-    stored = stored or redis.call('HGET', RESERVED, node_id) or '0'
+    local stored = redis.call('HGET', RESERVED, node_id) or '0'
     node = { used = used_slots(stored), jobs = (string.match(stored, ' .*') or '') .. ' ' }
     node.before = node.used
     nodes_with_jobs[node_id] = node
@@ -103,9 +103,7 @@ local function write_ledger(now, version)
     packed[#packed + 1], packed[#packed + 2] = job_id, join_job(jobs[job_id])
   end
   for job_id, lease_end in pairs(job_ends) do
-    if jobs[job_id] then
-      ends[#ends + 1], ends[#ends + 2] = digits(lease_end), job_id
-    end
+    ends[#ends + 1], ends[#ends + 2] = digits(lease_end), job_id
   end
   bulk('HSET', JOBS, packed)
   bulk('ZADD', DUE, ends)

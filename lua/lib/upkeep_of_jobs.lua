@@ -64,7 +64,7 @@ local function settle_due(policy, now)
       if job and is_live(job) then
         end_job(name, job, 'e', 'lease_lapsed', now)
         ended_jobs = ended_jobs + 1
-      elseif not job or (lease_end_of(name) or 0) <= now then
+      elseif not job or lease_end_of(name) <= now then
         forget_job(name)
       end
     end

@@ -443,6 +443,43 @@ BROKEN: dict[str, tuple[list[tuple[str, ...]], set[str]]] = {
             "10: node ghost does not name job job-1",
         },
     ),
+    "a job of an epoch that its node has yet to have": (
+        [
+            ("HSET", "jobs", "job-1", f"1 v {1 << 52} 1 1 a english  o  ab "),
+            ("ZADD", "due", "9000000000000", "job-1"),
+            ("HSET", "reserved", "a", "1 job-1"),
+            ("ZINCRBY", "ready", "2", "a"),
+        ],
+        {"10: job job-1 has a later epoch than its node a"},
+    ),
+    "a job that its node does not name": (
+        [
+            ("HSET", "jobs", "job-1", "1 v 1 1 1 a english  o  ab "),
+            ("ZADD", "due", "9000000000000", "job-1"),
+            ("HSET", "reserved", "a", "1"),
+            ("ZINCRBY", "ready", "2", "a"),
+        ],
+        {"10: node a does not name job job-1"},
+    ),
+    "a tenant whose slots nobody counts": (
+        [
+            ("HSET", "jobs", "job-1", "1 v 1 1 1 a english acme o  ab "),
+            ("ZADD", "due", "9000000000000", "job-1"),
+            ("HSET", "reserved", "a", "1 job-1"),
+            ("ZINCRBY", "ready", "2", "a"),
+        ],
+        {"9: tenant acme has slots and is not known"},
+    ),
+    "a tenant with other slots than its jobs have": (
+        [
+            ("HSET", "jobs", "job-1", "1 v 1 1 1 a english acme o  ab "),
+            ("ZADD", "due", "9000000000000", "job-1"),
+            ("HSET", "reserved", "a", "1 job-1"),
+            ("ZINCRBY", "ready", "2", "a"),
+            ("HSET", "tenants", "acme", "3"),
+        ],
+        {"9: tenant acme has 3 slots, its jobs have 1"},
+    ),
     "a job without an end": (
         [("HSET", "jobs", "job-1", "1 f 1 1 1 a english  o  ab ")],
         {"10: job job-1 has no end"},

@@ -108,6 +108,9 @@ BAD_DOCUMENTS = [
     rule({"labels": ["zone", 1]}),
     rule({"labels": {"zone": 7}}),
     rule({"labels": {"zone": None}}),
+    rule({}, selection=7),
+    document(tenants=[7]),
+    document(tenants=[{"name": 7}]),
 ]
 
 BAD_FACTS = [

@@ -1,0 +1,195 @@
+"""Odd cases of jobs: bounds that are reached, what is damaged, and those who look elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pyscheduler.core.jobs import JobRequest, Reservation
+from pyscheduler.core.results import NodeStatus
+from pyscheduler.errors import NoNode
+from tests.cells import limited_cell
+from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
+from tests.oracle import read_state
+
+ZH_EN = JobRequest("zh", "en")
+TALK = JobRequest("zh", "en", session="talk")
+AFFINITY = document_of(selection={"strategy": "affinity", "slots_per_node": 2})
+
+
+async def reserve(cell: Cell, job_id: str, request: JobRequest = ZH_EN) -> Reservation:
+    return await cell.allocator.reserve(job_id, request, owner="me", lease_ms=LEASE_MS * 10)
+
+
+async def why_none(cell: Cell, request: JobRequest = ZH_EN) -> dict[str, int]:
+    with pytest.raises(NoNode) as refused:
+        await reserve(cell, "refused", request)
+    return dict(refused.value.reasons)
+
+
+async def many_dead(cell: Cell, count: int = 20) -> None:
+    """Nodes before all others in order, whose leases are about to end."""
+    await asyncio.gather(*(cell.register(f"dead-{number:02}", "en", "zh", lease_ms=1) for number in range(count)))
+    await cell.advance(10)
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_that_is_given_other_slots_or_none_of_its_own_has_changed(cell: Cell) -> None:
+    usual, own = pool("p", semantic={"contains": ["en"]}), {"selection": {"strategy": "random"}}
+    for wanted in (usual, usual | own, usual):
+        change = await cell.allocator.sync(document_of(wanted))
+        assert [one.pool for one in change.changes] == ["p"]
+    await cell.register("a", "en", "zh")
+    assert (await reserve(cell, "j")).node_id == "a"
+
+
+async def test_a_pool_selects_in_its_own_way(cell: Cell) -> None:
+    own = pool("p", semantic={"contains": ["en"]}) | {"selection": {"strategy": "random"}}
+    await cell.allocator.sync(document_of(own))
+    await cell.register("a", "en", "zh")
+    assert (await reserve(cell, "j")).pool == "p"
+
+
+async def test_a_tenant_whom_the_document_forgets_has_no_bound(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    acme = JobRequest("zh", "en", tenant="acme", slots=2)
+    await cell.allocator.sync(document_of(tenants=[{"name": "acme", "slots": 1}]))
+    assert await why_none(cell, acme) == {"quota": 1}
+    await cell.allocator.sync(document_of(tenants=[]))
+    assert (await reserve(cell, "j", acme)).slots == 2
+
+
+async def test_a_label_that_the_job_asks_for_and_the_node_has(cell: Cell) -> None:
+    await cell.register("a", facts=facts_of("en", "zh", labels={"zone": "eu", "rack": "7"}))
+    asked = JobRequest("zh", "en", labels={"zone": "eu", "rack": "7"})
+    assert (await reserve(cell, "j", asked)).node_id == "a"
+
+
+# --- the dead ---------------------------------------------------------------------------------------------------------
+
+
+async def test_behind_more_dead_than_are_looked_at_a_living_lease_is_found(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, SECOND_LOOK=2) as cell:
+        await many_dead(cell)
+        await cell.register("other", "de", "fr")
+        await cell.register("zz-other", "ja", "ko")
+        await cell.register("ill", "en", "zh", status=NodeStatus.DEGRADED)
+        await cell.register("alive", "en", "zh", load=0.9)
+        assert (await reserve(cell, "j")).node_id == "alive"
+
+
+async def test_where_all_are_dead_there_is_none(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, SECOND_LOOK=2) as cell:
+        await many_dead(cell)
+        assert await why_none(cell) == {"lapsed": 20}
+
+
+async def test_reasons_are_counted_for_so_many_nodes(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_EXAMINED=2) as cell:
+        for number in range(3):
+            await cell.register(f"n{number}", facts=facts_of("en", "zh", gpu_memory_gb=(number,)))
+            await cell.allocator.hold(f"n{number}", owner="ops", reason="test")
+        assert await why_none(cell) == {"draining": 2}
+
+
+# --- a session and its node -------------------------------------------------------------------------------------------
+
+
+async def session_node(cell: Cell) -> str:
+    await cell.allocator.sync(AFFINITY)
+    for name in ("a", "b"):
+        await cell.register(name, "en", "zh", lease_ms=10 * LEASE_MS)
+    return (await reserve(cell, "first", TALK)).node_id
+
+
+async def test_a_session_leaves_a_node_that_takes_no_work(cell: Cell) -> None:
+    node_id = await session_node(cell)
+    await cell.allocator.hold(node_id, owner="ops", reason="test")
+    assert (await reserve(cell, "j", TALK)).node_id != node_id
+
+
+async def test_a_session_leaves_a_node_that_is_dead(cell: Cell) -> None:
+    node_id = await session_node(cell)
+    await cell.store.command("ZADD", cell.store.key("leases"), "1", node_id)
+    assert (await reserve(cell, "j", TALK)).node_id != node_id
+
+
+@pytest.mark.breaks_store
+async def test_a_session_leaves_a_node_whose_lease_is_lost(cell: Cell) -> None:
+    node_id = await session_node(cell)
+    await cell.store.command("ZREM", cell.store.key("leases"), node_id)
+    assert (await reserve(cell, "j", TALK)).node_id != node_id
+
+
+@pytest.mark.parametrize("languages", [("aa", "ab"), ("za", "zb")])
+async def test_a_session_leaves_a_node_that_serves_others_now(cell: Cell, languages: tuple[str, str]) -> None:
+    """Of a class before the one that it had, or after it."""
+    await cell.register("before", *("aa", "ab"))
+    node_id = await session_node(cell)
+    await cell.register(node_id, *languages, session_id="again", lease_ms=10 * LEASE_MS)
+    assert (await reserve(cell, "j", TALK)).node_id != node_id
+
+
+async def test_sessions_that_are_remembered_are_bounded(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_AFFINITIES=1) as cell:
+        await session_node(cell)
+        await reserve(cell, "other", JobRequest("zh", "en", session="other"))
+        assert list((await read_state(cell.store)).affinities) == ["talk"]
+
+
+# --- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_drained_node_with_more_reservations_than_a_step_ends_waits_for_the_next(
+    redis_url: str, namespace: str
+) -> None:
+    async with limited_cell(redis_url, namespace, MAX_ENDS=3) as cell:
+        await cell.allocator.sync(document_of(selection={"on_drain": "lose"}))
+        for name in ("a", "b"):
+            await cell.register(name, "en", "zh")
+        for number in range(4):
+            await reserve(cell, f"j{number}")
+        for name in ("a", "b"):
+            await cell.allocator.hold(name, owner="ops", reason="test")
+        await cell.pass_time(1)
+        assert [(await cell.reconcile()).ended_jobs for _ in range(3)] == [2, 2, 0]
+
+
+async def test_a_mark_on_a_node_that_has_gone_means_nothing(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"on_drain": "lose"}))
+    await cell.register("a", "en", "zh")
+    await cell.store.command("ZADD", cell.store.key("due"), "1", "!gone")
+    await cell.pass_time(1)
+    assert (await cell.reconcile()).ended_jobs == 0
+    assert "!gone" not in (await read_state(cell.store)).due
+
+
+@pytest.mark.breaks_store
+async def test_a_reservation_whose_job_is_lost_ends_nothing(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"on_drain": "lose"}))
+    await cell.register("a", "en", "zh")
+    await reserve(cell, "j")
+    await cell.store.command("HDEL", cell.store.key("jobs"), "j")
+    await cell.allocator.hold("a", owner="ops", reason="test")
+    await cell.pass_time(1)
+    assert (await cell.reconcile()).ended_jobs == 0
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.breaks_store
+async def test_a_ready_node_without_a_session_gets_no_job(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.store.command("HDEL", cell.store.key("sessions"), "a")
+    await why_none(cell)
+
+
+@pytest.mark.breaks_store
+async def test_a_class_that_lost_its_pool_is_explained_all_the_same(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.store.command("HDEL", cell.store.key("classes"), "1")
+    assert (await cell.allocator.explain_job("j", ZH_EN)).node_id is None
