@@ -322,11 +322,8 @@ end
 
 -- The header of the record: whose the session is, and the latest changes.
 local function update_header(node, class)
-  local header = node.header
-  if not header then
-    header = { session = node.session, instance = node.instance, registered_at = now, transition = false }
-    node.header = header
-  end
+  local header = node.header or {}
+  node.header = header
   if node.registered == 'takeover' then
     local repeated = header.takeover_at and now - header.takeover_at <= CLONE_WINDOW_MS
     header.takeovers = repeated and header.takeovers + 1 or 1
