@@ -225,10 +225,8 @@ def _words(error: ErrorDetails, path: Path) -> str:
             return "is empty: fill it in, or leave the key out"
         case "literal_error":
             return f"must be one of {context['expected']}, not {shown(given)}"
-        case "value_error":
-            return str(context["error"])
         case _:
-            return error["msg"]
+            return str(context.get("error", error["msg"]))  # nearly always a rule of ours, in its own words
 
 
 def _kind(value: object) -> str:

@@ -149,6 +149,17 @@ def test_a_stored_text_that_is_no_document_is_refused(text: str, where: str, mes
 def test_two_pools_of_one_name_cannot_even_be_constructed() -> None:
     with pytest.raises(ValidationError, match="same name 'a'"):
         PoolDocument(pools=(pool("a", services=["asr"]), pool("a", services=["tts"])))
+    with pytest.raises(ValidationError, match=r"tenants\[1\] and tenants\[0\] have the same name 'acme'"):
+        PoolDocument.model_validate({"schema": 1, "tenants": [{"name": "acme"}, {"name": "acme", "slots": 1}]})
+
+
+def test_how_a_pool_selects_is_part_of_its_canonical_text() -> None:
+    own = {"name": "a", "match": {"services": ["asr"]}, "selection": {"slots_per_node": 2}}
+    text = PoolDocument.model_validate({"schema": 1, "pools": [own]}).canonical()
+    assert json.loads(text)["pools"][0]["selection"] == {"slots_per_node": 2}
+    assert PoolDocument.from_canonical(text).canonical() == text
+    plain = PoolDocument.model_validate({"schema": 1, "pools": [{**own, "selection": {}}]}).canonical()
+    assert "selection" not in json.loads(plain)["pools"][0]
 
 
 # --- match order -----------------------------------------------------------------------------------------------------

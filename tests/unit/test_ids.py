@@ -34,7 +34,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("check", [ids.node_id, ids.instance_id, ids.pool_name, ids.service_type])
+@pytest.mark.parametrize(
+    "check", [ids.node_id, ids.instance_id, ids.pool_name, ids.service_type, ids.job_id, ids.tenant, ids.session]
+)
 def test_hostile_ids_are_refused_with_a_short_printable_message(check: Callable[[object], str], value: object) -> None:
     with pytest.raises(InvalidInput) as refused:
         check(value)
@@ -54,7 +56,12 @@ def test_bounds_are_exact() -> None:
     assert ids.instance_id("i" * 64)
     assert ids.pool_name("p" * 128)
     assert ids.service_type("s" * 64)
-    for check, size in ((ids.node_id, 129), (ids.instance_id, 65), (ids.pool_name, 129), (ids.service_type, 65)):
+    assert ids.job_id("j" * 128)
+    assert ids.session("s" * 128)
+    assert ids.tenant("t" * 64)
+    long = (ids.node_id, ids.pool_name, ids.job_id, ids.session)
+    short = (ids.instance_id, ids.service_type, ids.tenant)
+    for check, size in [*((one, 129) for one in long), *((one, 65) for one in short)]:
         with pytest.raises(InvalidInput, match=f"{size} characters"):
             check("x" * size)
 
@@ -128,6 +135,9 @@ def test_shown_cuts_what_is_longer_than_its_limit(value: object, limit: int, tex
         (ids.pool_name, "pool name"),
         (ids.service_type, "service type"),
         (ids.label_key, "label key"),
+        (ids.job_id, "job id"),
+        (ids.tenant, "tenant"),
+        (ids.session, "session"),
     ],
 )
 def test_what_is_refused_is_called_by_its_name(check: Callable[[str], object], what: str) -> None:

@@ -37,6 +37,12 @@ def places(text: str | bytes) -> list[tuple[int | None, str]]:
     return [(problem.line, problem.where) for problem in problems(text)]
 
 
+def test_one_of_some_words_is_asked_for_by_name() -> None:
+    (problem,) = problems("schema: 1\nselection: {strategy: fastest}\n")
+    assert (problem.line, problem.where) == (2, "selection.strategy")
+    assert problem.message == ("must be one of 'least_loaded', 'power_of_two', 'random' or 'affinity', not 'fastest'")
+
+
 # --- what is accepted ------------------------------------------------------------------------------------------------
 
 WRITTEN = """\
