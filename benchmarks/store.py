@@ -81,9 +81,9 @@ class _Sized:
         random.Random(self.rounds).shuffle(names)
         self._heartbeats(names)
         self._registrations()
+        self._jobs()  # before nodes are moved: in a small fleet some class may be left without one
         self._moves(names[: self.bench.scale.work])
         self._syncs()
-        self._jobs()
         self.population.forget_events()
 
     def _heartbeats(self, names: list[str]) -> None:
