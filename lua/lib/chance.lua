@@ -10,8 +10,8 @@ local function from_leases(class, job, now)
   local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
   local alive, found = redis.call('ZCARD', LEASES) - 1 - lapsed, {}
   if alive > 0 then
-    local first = lapsed + chance(job, alive, ' leases')
-    local ids = redis.call('ZRANGE', LEASES, first, math.min(first + 63, lapsed + alive - 1))
+    local first = lapsed + chance(job, math.max(alive - 63, 1), ' leases')
+    local ids = redis.call('ZRANGE', LEASES, first, first + 63)
     for index, score in ipairs(redis.call('ZMSCORE', READY, unpack(ids))) do
       if score and tonumber(score) >= class * CLASS_SPAN and tonumber(score) < (class + 1) * CLASS_SPAN then
         local used, load = read_ready(class, score)
