@@ -295,16 +295,20 @@ def _commands(bench: Bench) -> Opened:
                     pair.clean()
                 row(pair.name, pair.count, usages[0], usages[1], len(pair.ours))
             _note_memory(bench, server)
-            syncs = [sync_call(document(turn=next(turns) % POOLS + 1)) for _ in range(_SYNCS * 2)]
+            # In a namespace of its own: what is run again would take the one before back in time.
+            changed = Population(server, f"changes-{next(turns)}")
+            changed.fill(0, _NODES)
+            syncs = [sync_call(document(turn=turn % POOLS)) for turn in range(1, _SYNCS * 2 + 1)]
             with _commands_of(server) as seen:
                 for call in syncs[:_SYNCS]:
-                    server.run(call, population.namespace)
+                    server.run(call, changed.namespace)
             again = server.client.script_load(_replay(seen))
             with server.measured() as ours:
                 for call in syncs[_SYNCS:]:
-                    server.run(call, population.namespace)
+                    server.run(call, changed.namespace)
             with server.measured() as by_itself:
                 server.client.evalsha(again, 0)
+            server.forget(changed.namespace)
             row("configuration change", 1, ours, by_itself, _SYNCS)
 
         yield measure
