@@ -12,7 +12,7 @@ COPY . .
 RUN python3 -m venv /opt/pyscheduler
 # The exact versions that the tests ran with, and then the package itself.
 RUN /opt/pyscheduler/bin/python -m pip install --disable-pip-version-check --no-cache-dir --no-compile \
-        --find-links wheelhouse ${PIP_ARGS} --require-hashes --requirement requirements.lock \
+        --find-links wheelhouse ${PIP_ARGS} --no-deps --require-hashes --requirement requirements.lock \
     && /opt/pyscheduler/bin/python -m pip install --disable-pip-version-check --no-cache-dir --no-compile \
         --find-links wheelhouse ${PIP_ARGS} --no-deps .
 

@@ -95,17 +95,18 @@ clean: ## remove what was made here, the environment too
 	rm -rf $(VENV) build dist wheelhouse .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# --no-deps: the lock is whole, and where pip does resolve, it looks past the lock for what is named with an extra.
 $(ENV): pyproject.toml requirements-dev.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=/path/to/python")'
 	@if command -v uv >/dev/null; then \
 		set -ex; \
 		test -x $(BIN)/python || uv venv --quiet --seed --python "$$(command -v $(PYTHON))" $(VENV); \
-		uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements-dev.lock; \
+		uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements-dev.lock; \
 		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
 	else \
 		set -ex; \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-		$(BIN)/python -m pip install -qq --require-hashes --requirement requirements-dev.lock; \
+		$(BIN)/python -m pip install -qq --no-deps --require-hashes --requirement requirements-dev.lock; \
 		$(BIN)/python -m pip install -qq --no-deps --editable .; \
 	fi
 	@touch $@
