@@ -56,8 +56,8 @@ if wrong then
   return badarg(wrong)
 end
 local job = {
-  job_id = ARGV[1], attempt = 1, slots = tonumber(ARGV[2]), tenant = ARGV[3], session = ARGV[4], src = ARGV[5], tgt = ARGV[6],
-  services = ARGV[7], labels = ARGV[8], scope = ARGV[9], excluded = set_of_names(ARGV[10]), excluded_pools = set_of_names(ARGV[11]),
+  job_id = ARGV[1], attempt = 1, slots = tonumber(ARGV[2]), tenant = ARGV[3], session = ARGV[4], excluded = set_of_names(ARGV[10]),
+  excluded_pools = set_of_names(ARGV[11]),
 }
 
 local config, refusal = read_config('version', 'next_class', 'selection')
@@ -68,13 +68,14 @@ local now = now_ms()
 --@include lib/selecting.lua
 --@include lib/reasons.lua
 
-local rule = tenant_rule(redis.call('HMGET', TENANT_RULES, job.tenant, ''))
-local route = make_route(job, config, route_tag(config))
+local own_rule, usual_rule = unpack(redis.call('HMGET', TENANT_RULES, job.tenant, ''))
+local rule = tenant_rule(own_rule or usual_rule)
+local route = make_route(ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], job.tenant == '', config, route_tag(config))
 local node, pool
 local used = job.tenant ~= '' and tonumber(redis.call('HGET', TENANTS, job.tenant) or 0) or 0
 local over_quota = job.tenant ~= '' and rule.slots > 0 and used + job.slots > rule.slots
 if not over_quota then
-  node, pool = choose(route, job, rule, 16 + #split(ARGV[10], '%S+'), now)
+  node, pool = choose(route, job, rule, now)
 end
 local reasons = over_quota and 'quota 1' or reasons_of(route, job, rule, now, { left = MAX_EXAMINED })
 local flat = { 'OK', config.version, node and node.id or '', pool and pool.name or '', reasons, route.missing, '0' }
@@ -93,7 +94,7 @@ local function append_class(class, reason)
   end
 end
 local budget = { left = MAX_EXAMINED }
-for _, of_route in ipairs(route.pools) do
+for of_route in pools_of(route) do
   local reason = against_pool(of_route, job, rule)
   for _, class in ipairs(classes_of(of_route)) do
     if reason then

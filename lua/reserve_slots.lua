@@ -56,6 +56,7 @@ local TENANT_RULES, ROUTES, AFFINITIES = KEYS[16], KEYS[17], KEYS[18]
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/claims.lua
 --@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
@@ -71,48 +72,27 @@ local count = #ARGV / WIDTH
 if #KEYS ~= 18 or count < 1 or count > MAX_RESERVATIONS or count ~= math.floor(count) then
   return badarg('reserve_slots takes 18 keys and 1..128 times 16 arguments')
 end
-local function malformed(mode, job_id, attempt, owner, lease_ms, digest)
+local function malformed(mode, job_id, attempt, owner, slots, lease_ms, ...)
   if mode ~= 'reserve' and mode ~= 'plan' then
     return 'mode must be reserve or plan'
   end
-  if not is_id(job_id, 128) then
-    return 'job_id'
-  end
-  if not integer(attempt, 1, 1000000) then
-    return 'attempt must be 1..1000000'
-  end
-  if not is_id(owner, 64) then
-    return 'owner'
-  end
-  if not integer(lease_ms, 1, 86400000) then
-    return 'lease_ms must be 1..86400000'
-  end
-  if not string.match(digest, '^%x+$') or #digest > 40 then
-    return 'digest'
-  end
-  return nil
+  local digest = select(10, ...)
+  return malformed_claim(job_id, attempt, owner, lease_ms) or ((not string.match(digest, '^%x+$') or #digest > 40) and 'digest')
+    or malformed_request(slots, ...)
 end
-local wanted, ids, names, tenants, excluded = {}, {}, {}, { '' }, 0
+local wanted, ids, names, tenants = {}, {}, {}, { '' }
 for index = 1, count do
-  local at = (index - 1) * WIDTH
-  local job = {
-    mode = ARGV[at + 1], job_id = ARGV[at + 2], attempt = ARGV[at + 3], owner = ARGV[at + 4], slots = ARGV[at + 5],
-    lease_ms = ARGV[at + 6], tenant = ARGV[at + 7], session = ARGV[at + 8], src = ARGV[at + 9], tgt = ARGV[at + 10],
-    services = ARGV[at + 11], labels = ARGV[at + 12], scope = ARGV[at + 13], exclude = ARGV[at + 14], exclude_pools = ARGV[at + 15],
-    digest = ARGV[at + 16],
-  }
-  local wrong = malformed(job.mode, job.job_id, job.attempt, job.owner, job.lease_ms, job.digest)
-    or malformed_request(
-      job.slots, job.tenant, job.session, job.src, job.tgt, job.services, job.labels, job.scope, job.exclude, job.exclude_pools
-    )
+  local at = index * WIDTH - WIDTH
+  local wrong = malformed(unpack(ARGV, at + 1, at + WIDTH))
   if wrong then
     return badarg(wrong)
   end
-  job.attempt, job.slots, job.lease_ms = tonumber(job.attempt), tonumber(job.slots), tonumber(job.lease_ms)
-  job.excluded, job.excluded_pools = set_of_names(job.exclude), set_of_names(job.exclude_pools)
-  excluded = math.max(excluded, #split(job.exclude, '%S+'))
-  job.route_name = route_name(job)
-  wanted[index], ids[index], names[index], tenants[index + 1] = job, job.job_id, job.route_name, job.tenant
+  wanted[index] = {
+    mode = ARGV[at + 1], job_id = ARGV[at + 2], attempt = tonumber(ARGV[at + 3]), owner = ARGV[at + 4], slots = tonumber(ARGV[at + 5]),
+    lease_ms = tonumber(ARGV[at + 6]), tenant = ARGV[at + 7], session = ARGV[at + 8], excluded = set_of_names(ARGV[at + 14]),
+    excluded_pools = set_of_names(ARGV[at + 15]), digest = ARGV[at + 16],
+  }
+  ids[index], tenants[index + 1], names[index] = ARGV[at + 2], ARGV[at + 7], route_name(unpack(ARGV, at + 7, at + 13))
 end
 
 -- Read. What is asked of every job is asked at once.
@@ -129,7 +109,7 @@ local known_routes = redis.call('HMGET', ROUTES, unpack(names))
 local rules, rules_stored = {}, redis.call('HMGET', TENANT_RULES, unpack(tenants))
 local new_affinities = {}
 for index, tenant in ipairs(tenants) do
-  rules[tenant] = tenant_rule({ rules_stored[index] or rules_stored[1] })
+  rules[tenant] = rules[tenant] or tenant_rule(rules_stored[index] or rules_stored[1])
 end
 
 --@include lib/selecting.lua
@@ -142,17 +122,16 @@ local function why_none(route, job, rule)
 end
 
 local function route_of(index, job)
-  local route = routes[job.route_name]
+  local name = names[index]
+  local route = routes[name] or read_route(known_routes[index], tag)
   if not route then
-    route = read_route(known_routes[index], tag)
-    if not route then
-      route = make_route(job, config, tag)
-      if job.mode == 'reserve' then
-        new_routes[#new_routes + 1] = { job.route_name, route.text }
-      end
+    local at = index * WIDTH - WIDTH
+    route = make_route(ARGV[at + 9], ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13], job.tenant == '', config, tag)
+    if job.mode == 'reserve' then
+      new_routes[#new_routes + 1] = { name, route.text }
     end
-    routes[job.route_name] = route
   end
+  routes[name] = route
   return route
 end
 
@@ -165,7 +144,7 @@ local function keep_affinity(job, node_id)
   end
 end
 
-local window, taken = 15 + count + excluded, {}
+local taken = {}
 
 local function reserve(index, job)
   local old = job_of(job.job_id)
@@ -202,7 +181,7 @@ local function reserve(index, job)
       return { 'NONE', config.version, 'quota 1', '' }
     end
   end
-  local node, pool = choose(route, job, rule, window, now)
+  local node, pool = choose(route, job, rule, now)
   local epoch = node and string.match(redis.call('HGET', SESSIONS, node.id) or '', '^(%d+):')
   if not epoch then
     return { 'NONE', config.version, why_none(route, job, rule), route.missing }
@@ -230,13 +209,14 @@ local function reserve(index, job)
   }
 end
 
-local reply = {}
+local reply, words = {}, 0
 for index, job in ipairs(wanted) do
   for _, word in ipairs(reserve(index, job)) do
-    reply[#reply + 1] = word
+    words = words + 1
+    reply[words] = word
   end
 end
-local room = redis.call('HLEN', ROUTES) - 1 + #new_routes - MAX_ROUTES
+local room = #new_routes > 0 and redis.call('HLEN', ROUTES) - 1 + #new_routes - MAX_ROUTES or 0
 local forgotten_routes = {}
 for _, name in ipairs(room > 0 and redis.call('HRANDFIELD', ROUTES, room + 1) or {}) do
   if name ~= '' and #forgotten_routes < room then
@@ -244,7 +224,7 @@ for _, name in ipairs(room > 0 and redis.call('HRANDFIELD', ROUTES, room + 1) or
   end
 end
 
-local no_permission = denied('HSET', 'HDEL', 'ZADD', 'ZREM', 'XADD')
+local no_permission = denied('HSET', 'ZADD', 'XADD') or (has_ended() or #forgotten_routes > 0) and denied('HDEL')
 if no_permission then
   return no_permission
 end
@@ -262,8 +242,8 @@ write_ledger(now, version)
 for _, entry in ipairs(taken) do
   local made = entry.made
   emit(
-    now, version, 'job.reserved', 'job_id', entry.job_id, 'attempt', digits(made.attempt), 'node_id', made.node, 'pool', made.pool,
-    'epoch', made.epoch, 'slots', digits(made.slots), 'tenant', made.tenant, 'owner', made.owner, 'reason', entry.reason
+    now, version, 'job.reserved', 'job_id', entry.job_id, 'attempt', made.attempt, 'node_id', made.node, 'pool', made.pool,
+    'epoch', made.epoch, 'slots', made.slots, 'tenant', made.tenant, 'owner', made.owner, 'reason', entry.reason
   )
 end
 return reply

@@ -29,6 +29,7 @@ local CONFIG, READY, EVENTS, JOBS, DUE, RESERVED, TENANTS = KEYS[1], KEYS[2], KE
 --@include lib/limits.lua
 --@include lib/clock.lua
 --@include lib/args.lua
+--@include lib/claims.lua
 --@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/events.lua
@@ -46,22 +47,7 @@ local function malformed(operation, job_id, attempt, owner, lease_ms, why)
   if operation ~= 'renew' and operation ~= 'start' and not ENDS[operation] then
     return 'operation must be renew, start, finish, fail or release'
   end
-  if not is_id(job_id, 128) then
-    return 'job_id'
-  end
-  if not integer(attempt, 1, 1000000) then
-    return 'attempt must be 1..1000000'
-  end
-  if not is_id(owner, 64) then
-    return 'owner'
-  end
-  if not integer(lease_ms, 1, 86400000) then
-    return 'lease_ms must be 1..86400000'
-  end
-  if #why > 128 then
-    return 'reason is longer than 128 characters'
-  end
-  return nil
+  return malformed_claim(job_id, attempt, owner, lease_ms) or (#why > 128 and 'reason is longer than 128 characters') or nil
 end
 local ids = {}
 for index = 1, count do

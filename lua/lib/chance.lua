@@ -1,25 +1,52 @@
--- Where chance or a memory decides: what most calls do not need. Uses: READY, LEASES, and selecting.lua.
+-- Where chance or a memory decides, or all that was looked at is dead: what most calls do not need. Each returns {id, weight, used} or nil.
+-- Uses: READY, LEASES, and selecting.lua.
 
 -- A number by chance, below `bound`: the job's own, so that the same call gives the same.
 local function chance(job, bound, salt)
   return tonumber(string.sub(redis.sha1hex(job.job_id .. ' ' .. digits(job.attempt) .. salt), 1, 8), 16) % bound
 end
 
--- Nodes of the class that are surely alive, where the first ones by load are all dead: those of a part of the leases that have not ended.
-local function from_leases(class, job, now)
-  local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
-  local alive, found = redis.call('ZCARD', LEASES) - 1 - lapsed, {}
-  if alive > 0 then
+-- A node of a class by its score, if it can take the job.
+local function able(node_id, class, score, job, capacity)
+  local used, load = read_ready(class, score)
+  used = used_now[node_id] or used
+  if used + job.slots > capacity or job.excluded[node_id] then
+    return nil
+  end
+  return { id = node_id, weight = math.max(load, used / capacity), used = used }
+end
+
+local sample
+
+-- Some of the leases that have not ended: a list of {node_id, score}, of whatever class.
+local function living_nodes(job, now)
+  if not sample then
+    sample = {}
+    local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
+    local alive = redis.call('ZCARD', LEASES) - 1 - lapsed
     local first = lapsed + chance(job, math.max(alive - 63, 1), ' leases')
-    local ids = redis.call('ZRANGE', LEASES, first, first + 63)
-    for index, score in ipairs(redis.call('ZMSCORE', READY, unpack(ids))) do
-      if score and tonumber(score) >= class * CLASS_SPAN and tonumber(score) < (class + 1) * CLASS_SPAN then
-        local used, load = read_ready(class, score)
-        found[#found + 1] = { id = ids[index], used = used, load = load, stored = 0 }
+    local ids = alive > 0 and redis.call('ZRANGE', LEASES, first, first + 63) or {}
+    for index, score in ipairs(#ids > 0 and redis.call('ZMSCORE', READY, unpack(ids)) or {}) do
+      sample[index] = { ids[index], tonumber(score or -1) }
+    end
+  end
+  return sample
+end
+
+-- Where so many dead nodes come first that no more are looked at: the best of some that surely live.
+local function from_leases(classes, job, capacity, now)
+  local best
+  for _, class in ipairs(classes) do
+    if look_of(class, capacity).left <= 0 or nodes_left <= 0 then
+      for _, entry in ipairs(living_nodes(job, now)) do
+        local node = math.floor(entry[2] / CLASS_SPAN) == class and able(entry[1], class, entry[2], job, capacity)
+        if node and is_better(node.weight, node.used, best) then
+          best = node
+        end
       end
     end
   end
-  return found
+  return best
 end
 
 -- One of the nodes of some classes that have the slots free, each as likely as any other. Those who can't take it give way to their next.
@@ -34,9 +61,14 @@ local function any_of(classes, job, capacity, now, salt)
     if place < counts[index] then
       local first = redis.call('ZCOUNT', READY, '-inf', '(' .. digits(class * CLASS_SPAN))
       local flat = redis.call('ZRANGE', READY, first + place, first + math.min(place + 7, counts[index] - 1), 'WITHSCORES')
-      for _, node in ipairs(living(class, flat, now, {})) do
-        if can_take(node, job, capacity) then
-          return { node = node, weight = load_of(node, capacity) }
+      local ids = {}
+      for at = 1, #flat, 2 do
+        ids[#ids + 1] = flat[at]
+      end
+      for at, lease_end in ipairs(redis.call('ZMSCORE', LEASES, unpack(ids))) do
+        local node = tonumber(lease_end or 0) > now and able(ids[at], class, flat[at * 2], job, capacity)
+        if node then
+          return node
         end
       end
       return nil
@@ -52,9 +84,7 @@ local function former_node(node_id, classes, job, capacity, now)
   if score and tonumber(redis.call('ZSCORE', LEASES, node_id) or 0) > now then
     for _, class in ipairs(classes) do
       if score >= class * CLASS_SPAN and score < (class + 1) * CLASS_SPAN then
-        local used, load = read_ready(class, score)
-        local node = { id = node_id, used = used, load = load }
-        return can_take(node, job, capacity) and { node = node, weight = 0 } or nil
+        return able(node_id, class, score, job, capacity)
       end
     end
   end

@@ -20,10 +20,8 @@ local function parse_job(stored)
 end
 
 local function join_job(job)
-  return table.concat({
-    digits(job.attempt), job.state, job.epoch, digits(job.slots), job.version, job.node, job.pool, job.tenant, job.owner, job.session,
-    job.digest, job.reason,
-  }, ' ')
+  return job.attempt .. ' ' .. job.state .. ' ' .. job.epoch .. ' ' .. job.slots .. ' ' .. job.version .. ' ' .. job.node .. ' ' .. job.pool
+    .. ' ' .. job.tenant .. ' ' .. job.owner .. ' ' .. job.session .. ' ' .. job.digest .. ' ' .. job.reason
 end
 
 local function is_live(job)

@@ -91,9 +91,39 @@ local function end_job(job_id, job, state, reason, now)
   put_job(job_id, job, now + JOB_KEPT_MS)
 end
 
+local function has_ended()
+  return #endings > 0
+end
+
 local function forget_job(job_id)
   jobs[job_id], changed_jobs[job_id] = false, nil
   forgotten[#forgotten + 1] = job_id
+end
+
+-- Moves the nodes to where their slots put them in `ready`, those of them that are in it.
+local function move_nodes()
+  local moved, moves = {}, {}
+  for node_id, node in pairs(nodes_with_jobs) do
+    if node.used ~= node.before then
+      moved[#moved + 1], moves[#moves + 1] = node_id, (node.used - node.before) * 2
+    end
+  end
+  if #moved == 1 then
+    redis.call('ZADD', READY, 'XX', 'INCR', moves[1], moved[1])
+    return
+  end
+  for first = 1, #moved, CHUNK do
+    local scores, placed = redis.call('ZMSCORE', READY, unpack(moved, first, math.min(first + CHUNK - 1, #moved))), {}
+    for index, score in ipairs(scores) do
+      if score then
+        placed[#placed + 1] = string.format('%.4f', tonumber(score) + moves[first + index - 1])
+        placed[#placed + 1] = moved[first + index - 1]
+      end
+    end
+    if #placed > 0 then
+      redis.call('ZADD', READY, 'XX', unpack(placed))
+    end
+  end
 end
 
 -- Everything that was done, in as few commands as it takes.
@@ -103,24 +133,23 @@ local function write_ledger(now, version)
     packed[#packed + 1], packed[#packed + 2] = job_id, join_job(jobs[job_id])
   end
   for job_id, lease_end in pairs(job_ends) do
-    ends[#ends + 1], ends[#ends + 2] = digits(lease_end), job_id
+    ends[#ends + 1], ends[#ends + 2] = lease_end, job_id
   end
   bulk('HSET', JOBS, packed)
   bulk('ZADD', DUE, ends)
   bulk('HDEL', JOBS, forgotten)
   bulk('ZREM', DUE, forgotten)
+  local reserved, free = {}, {}
   for node_id, node in pairs(nodes_with_jobs) do
-    if node.changed then
-      if node.jobs == ' ' then
-        redis.call('HDEL', RESERVED, node_id)
-      else
-        redis.call('HSET', RESERVED, node_id, digits(node.used) .. string.sub(node.jobs, 1, -2))
-      end
-      if node.used ~= node.before then
-        redis.call('ZADD', READY, 'XX', 'INCR', (node.used - node.before) * 2, node_id)
-      end
+    if node.changed and node.jobs == ' ' then
+      free[#free + 1] = node_id
+    elseif node.changed then
+      reserved[#reserved + 1], reserved[#reserved + 2] = node_id, digits(node.used) .. string.sub(node.jobs, 1, -2)
     end
   end
+  bulk('HSET', RESERVED, reserved)
+  bulk('HDEL', RESERVED, free)
+  move_nodes()
   for tenant, found in pairs(tenants_with_jobs) do
     if found.changed then
       if found.used == 0 then
@@ -132,8 +161,8 @@ local function write_ledger(now, version)
   end
   for _, ending in ipairs(endings) do
     emit(
-      now, version, 'job.ended', 'job_id', ending.job_id, 'attempt', digits(ending.attempt), 'node_id', ending.node, 'pool', ending.pool,
-      'slots', digits(ending.slots), 'tenant', ending.tenant, 'state', JOB_STATES[ending.state], 'reason', ending.reason
+      now, version, 'job.ended', 'job_id', ending.job_id, 'attempt', ending.attempt, 'node_id', ending.node, 'pool', ending.pool,
+      'slots', ending.slots, 'tenant', ending.tenant, 'state', JOB_STATES[ending.state], 'reason', ending.reason
     )
   end
 end

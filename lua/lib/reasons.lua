@@ -53,7 +53,7 @@ local function reasons_of(route, job, rule, now, budget)
       add_class(reason, class)
     end
   end
-  for _, pool in ipairs(route.pools) do
+  for pool in pools_of(route) do
     local reason = against_pool(pool, job, rule)
     for _, class in ipairs(classes_of(pool)) do
       if reason then

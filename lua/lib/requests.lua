@@ -13,7 +13,7 @@ local function is_name(text)
 end
 
 local function is_list(text, pattern, what)
-  return string.match(text, pattern) ~= nil and #split(text, what) <= MAX_NAMES
+  return text == '' or (string.match(text, pattern) ~= nil and #split(text, what) <= MAX_NAMES)
 end
 
 -- What is wrong with a request, or nil.
@@ -46,14 +46,14 @@ local function malformed_request(slots, tenant, session, src, tgt, services, lab
 end
 
 -- Which requests have the same pools: a text, and the field of `routes` that keeps them.
-local function route_name(job)
-  return table.concat({ job.src, job.tgt, job.services, job.scope, job.tenant == '' and 'public' or '', job.labels }, ' ')
+local function route_name(tenant, _, src, tgt, services, labels, scope)
+  return src .. ' ' .. tgt .. ' ' .. services .. ' ' .. scope .. (tenant == '' and ' public ' or '  ') .. labels
 end
 
 -- A tenant's rule, or what holds for all others.
 local function tenant_rule(stored)
-  local slots, strict, pool = string.match(stored[1] or stored[2] or '', '^(%d+) ([01]) (.*)$')
-  return { slots = tonumber(slots or 0), strict = strict == '1', pool = pool }
+  local slots, strict, pool = string.match(stored or '', '^(%d+) ([01]) (.*)$')
+  return { slots = tonumber(slots or 0), strict = strict == '1', pool = pool or '' }
 end
 
 local function set_of_names(text)

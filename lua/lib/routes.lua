@@ -11,15 +11,29 @@ local function route_tag(config)
 end
 
 local function read_route(stored, tag)
-  local found, missing, rejected, rest = string.match(stored or '', '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
-  if found ~= tag then
+  if not stored or string.sub(stored, 1, #tag + 1) ~= tag .. '|' then
     return nil
   end
-  local pools = {}
-  for name, capacity, strategy, classes in string.gmatch(rest, '([^:;]+):(%d+):(%a):([%d,]+)') do
-    pools[#pools + 1] = { name = name, capacity = tonumber(capacity), strategy = strategy, listed = classes }
+  local missing, rejected, rest = string.match(stored, '^([^|]*)|([^|]*)|()', #tag + 2)
+  return rest and { text = stored, missing = missing, rejected = rejected, pools = {}, rest = rest }
+end
+
+local function next_pool(route, pool)
+  local index = pool and pool.index + 1 or 1
+  if not route.pools[index] then
+    local name, capacity, strategy, classes, rest = string.match(route.text, '^([^:;]+):(%d+):(%a):([%d,]+);?()', route.rest)
+    if not name then
+      return nil
+    end
+    route.pools[index] = { index = index, name = name, capacity = tonumber(capacity), strategy = strategy, listed = classes }
+    route.rest = rest
   end
-  return { text = stored, missing = missing, rejected = rejected, pools = pools }
+  return route.pools[index]
+end
+
+-- The pools of a route, for a loop. Each is parsed when it is first come to: most jobs need one.
+local function pools_of(route)
+  return next_pool, route
 end
 
 -- The classes of a pool of a route.
@@ -33,18 +47,17 @@ local function classes_of(pool)
   return pool.classes
 end
 
-local function make_route(job, config, tag)
+local function make_route(src, tgt, services_listed, labels_asked, scope_asked, is_public, config, tag)
 --@include lib/facts.lua
 --@include lib/capabilities.lua
 --@include lib/matcher.lua
   local policy = cjson.decode(config.selection)
-  local scope = job.scope ~= '' and job.scope or policy.scope
-  local pair = job.src == job.tgt and { job.src } or { job.src, job.tgt }
+  local scope = scope_asked ~= '' and scope_asked or policy.scope
+  local pair = src == tgt and { src } or { src, tgt }
   table.sort(pair)
   local exact_name = language_set_name({ semantic = pair, tts = {}, asr = {} })
-  local labels = job.labels ~= '' and cjson.decode(job.labels) or {}
-  local services = split(job.services, '[^,]+')
-  local classes, missing = classes_with_all(wanted_capabilities(job.src, job.tgt, services))
+  local labels = labels_asked ~= '' and cjson.decode(labels_asked) or {}
+  local classes, missing = classes_with_all(wanted_capabilities(src, tgt, split(services_listed, '[^,]+')))
   local pools, by_name, rejected = {}, {}, { labels = {}, not_public = {}, scope = {}, no_pool = {} }
 
   local function why_not(facts, is_exact, name)
@@ -53,7 +66,7 @@ local function make_route(job, config, tag)
         return 'labels'
       end
     end
-    return job.tenant == '' and facts.private and 'not_public' or scope == 'exact' and not is_exact and 'scope' or name == '' and 'no_pool'
+    return is_public and facts.private and 'not_public' or scope == 'exact' and not is_exact and 'scope' or name == '' and 'no_pool'
   end
 
   for _, class in ipairs(classes) do

@@ -22,30 +22,131 @@ local function note_affinity(session, node_id)
   affinities[session] = node_id
 end
 
--- Nodes as READY says them, flat with scores, without those whose lease has ended: a list of {id, used, load}.
-local function living(class, flat, now, list)
-  local ids = {}
+-- What this call has read of each class: its runs, each the nodes with equally many slots reserved, the least loaded first. Only as much
+-- is read as is needed to know the best; a run is read on when its first ones are taken, excluded or dead.
+local FIRST_STEP, MAX_STEP, PATIENCE = 4, 64, 32
+local looks, nodes_left = {}, MAX_LOOKED
+
+local function read_on(look, run)
+  local count = math.min(run.step, look.left, nodes_left)
+  local flat = redis.call('ZRANGEBYSCORE', READY, run.low, look.high, 'WITHSCORES', 'LIMIT', #run.ids, count)
+  look.left, nodes_left, run.step = look.left - count, nodes_left - count, math.min(run.step * 2, MAX_STEP)
+  run.whole = #flat < count * 2
   for index = 1, #flat, 2 do
-    ids[#ids + 1] = flat[index]
+    local used, load = read_ready(look.class, flat[index + 1])
+    run.used = run.used or used
+    if used ~= run.used then
+      run.whole, run.next_used = true, used
+      break
+    end
+    local place = #run.ids + 1
+    run.ids[place], run.loads[place] = flat[index], load
   end
-  if #ids > 0 then
-    for index, lease_end in ipairs(redis.call('ZMSCORE', LEASES, unpack(ids))) do
-      if tonumber(lease_end or 0) > now then
-        local used, load = read_ready(class, flat[index * 2])
-        list[#list + 1] = { id = ids[index], used = used, load = load, stored = used }
+end
+
+-- The first run of a class with at least so many slots reserved, or false.
+local function run_from(look, used)
+  if look.left <= 0 or nodes_left <= 0 then
+    return false
+  end
+  local low = look.class * CLASS_SPAN + used * 2
+  local run = { low = low, step = FIRST_STEP, ids = {}, loads = {}, passed = {}, first = 1, checked = 0, dead = 0 }
+  read_on(look, run)
+  return run.used and run
+end
+
+local function run_after(look, run)
+  if run.following == nil then
+    local used = run.next_used or (not run.whole and run.used + 1)
+    run.following = used and run_from(look, used)
+  end
+  return run.following
+end
+
+local function look_of(class, capacity)
+  local look = looks[class]
+  if not look then
+    local _, high = ready_range(class, capacity - 1)
+    look = { class = class, capacity = capacity, high = high, left = MAX_LOOKED_CLASS, touched = {} }
+    look.run = run_from(look, 0)
+    looks[class] = look
+  end
+  return look
+end
+
+-- Asks of the nodes of a run that were read whether they live.
+local function check_leases(run, now)
+  local ends = redis.call('ZMSCORE', LEASES, unpack(run.ids, run.checked + 1))
+  for index, lease_end in ipairs(ends) do
+    if tonumber(lease_end or 0) <= now then
+      run.passed[run.checked + index], run.dead = true, run.dead + 1
+    end
+  end
+  run.checked = #run.ids
+end
+
+-- The place of a run's first node that can take the job, for all that is known of it. Nodes that this call took slots of are put aside.
+-- Where so many are dead the living ones have more slots reserved, most likely.
+local function first_able(look, run, job, now, patience)
+  local place = run.first
+  while true do
+    local node_id = run.ids[place]
+    if not node_id then
+      if run.whole or run.dead >= patience or look.left <= 0 or nodes_left <= 0 then
+        return nil
+      end
+      read_on(look, run)
+    else
+      if used_now[node_id] and not run.passed[place] then
+        if place > run.checked then
+          check_leases(run, now)
+        end
+        if not run.passed[place] then
+          run.passed[place] = true
+          look.touched[#look.touched + 1] = { id = node_id, load = run.loads[place] }
+        end
+      end
+      if not run.passed[place] then
+        if not job.excluded[node_id] then
+          return place
+        end
+      elseif place == run.first then
+        run.first = place + 1
+      end
+      place = place + 1
+    end
+  end
+end
+
+local function is_better(weight, used, best)
+  return not best or weight < best.weight or (weight == best.weight and used < best.used)
+end
+
+-- The better of the best so far and the best of a class. Nodes with more slots reserved are less loaded only where those with fewer are
+-- busy with something else.
+local function best_of_class(look, job, now, best, patience)
+  local run, capacity, most = look.run, look.capacity, look.capacity - job.slots
+  local used = run and run.used
+  while run and used <= most and (not best or used / capacity < best.weight) do
+    local place = first_able(look, run, job, now, patience)
+    local weight = place and math.max(run.loads[place], used / capacity)
+    if place and is_better(weight, used, best) then
+      best = { id = run.ids[place], weight = weight, used = used, run = place > run.checked and run, place = place }
+    end
+    used = run.next_used or used + 1
+    run = used <= most and (not best or used / capacity < best.weight) and run_after(look, run)
+    used = run and run.used
+  end
+  for _, node in ipairs(look.touched) do
+    used = used_now[node.id]
+    if used <= most and is_better(used / capacity, used, best) and not job.excluded[node.id] then
+      local weight = math.max(node.load, used / capacity)
+      if is_better(weight, used, best) then
+        best = { id = node.id, weight = weight, used = used }
       end
     end
   end
-  return list
-end
-
-local function can_take(node, job, capacity)
-  node.used = used_now[node.id] or node.used
-  return node.used + job.slots <= capacity and not job.excluded[node.id]
-end
-
-local function load_of(node, capacity)
-  return math.max(node.load, node.used / capacity)
+  return best
 end
 
 local function make_chance()
@@ -63,110 +164,71 @@ local function of_chance(name)
   return by_chance[name]
 end
 
-local pages = {}
-
--- The nodes of a class with a free slot among which the least loaded is, fewest slots first. Each class is looked at once in a call.
-local function page_of(class, capacity, window, job, now)
-  if pages[class] then
-    return pages[class]
-  end
-  local list, bucket = {}, 0
-  local _, high = ready_range(class, capacity - 1)
-  while bucket < capacity do
-    local flat = redis.call('ZRANGEBYSCORE', READY, class * CLASS_SPAN + bucket * 2, high, 'WITHSCORES', 'LIMIT', 0, window)
-    living(class, flat, now, list)
-    if #flat < window * 2 then
-      break
-    end
-    -- Nodes with more slots reserved are less loaded only where these are busy with something else.
-    bucket = read_ready(class, flat[#flat]) + 1
-    local least = math.huge
-    for _, node in ipairs(list) do
-      least = math.min(least, math.max(node.load, node.used / capacity))
-    end
-    if least <= bucket / capacity then
-      break
-    end
-  end
-  if #list == 0 and bucket > 0 then
-    living(
-      class, redis.call('ZRANGEBYSCORE', READY, class * CLASS_SPAN, high, 'WITHSCORES', 'LIMIT', window, SECOND_LOOK), now, list
-    )
-  end
-  if #list == 0 and bucket > 0 then
-    list = of_chance('from_leases')(class, job, now)
-  end
-  pages[class] = list
-  return list
-end
-
--- Of nodes with equally many slots reserved the first one that nothing was taken of is the best: those after it have more load.
-local function least_loaded(list, job, capacity, best)
-  local passed
-  for _, node in ipairs(list) do
-    if best and node.stored / capacity >= best.weight and node.stored ~= best.node.stored then
-      break
-    end
-    if node.stored ~= passed and can_take(node, job, capacity) then
-      local weight = load_of(node, capacity)
-      if not best or weight < best.weight or (weight == best.weight and node.used < best.node.used) then
-        best = { node = node, weight = weight }
-      end
-      passed = not used_now[node.id] and node.stored or passed
-    end
-  end
-  return best
-end
-
--- The node of a pool that the job gets, or nil.
-local function node_of_pool(pool, job, window, now)
-  local classes, capacity, strategy = classes_of(pool), pool.capacity, pool.strategy
-  if job.slots > capacity then
-    return nil
-  end
-  local best
-  if strategy == 'a' and job.session ~= '' then
-    local node_id = affinity_of(job.session)
-    best = node_id and of_chance('former_node')(node_id, classes, job, capacity, now)
-    if best then
-      return best.node
-    end
-  end
-  if (strategy == 'r' or strategy == 'p') and #classes <= MAX_COMPARED then
-    local any_of = of_chance('any_of')
-    best = any_of(classes, job, capacity, now, ' first')
-    local other = best and strategy == 'p' and any_of(classes, job, capacity, now, ' second')
-    if best then
-      return other and other.weight < best.weight and other.node or best.node
-    end
-  end
-  local first, compared = #classes > MAX_COMPARED and of_chance('chance')(job, #classes, ' class') or 0, 0
-  for index = 0, #classes - 1 do
-    local list = page_of(classes[(first + index) % #classes + 1], capacity, window, job, now)
-    local found = least_loaded(list, job, capacity, best)
-    if found then
-      best, compared = found, compared + 1
+-- The least loaded node of some classes, or nil. Leases are asked for when a node is about to be chosen: nearly all nodes live.
+local function least_loaded(classes, capacity, job, now, patience)
+  local first = #classes > MAX_COMPARED and of_chance('chance')(job, #classes, ' class') or 0
+  while true do
+    local best, compared = nil, 0
+    for index = 0, #classes - 1 do
+      best = best_of_class(look_of(classes[(first + index) % #classes + 1], capacity), job, now, best, patience)
+      compared = compared + (best and 1 or 0)
       if compared == MAX_COMPARED then
         break
       end
     end
+    if not best or not best.run then
+      return best
+    end
+    check_leases(best.run, now)
+    if not best.run.passed[best.place] then
+      return best
+    end
   end
-  return best and best.node
+end
+
+-- The node of a pool that the job gets, or nil.
+local function node_of_pool(pool, job, now)
+  local classes, capacity, strategy = classes_of(pool), pool.capacity, pool.strategy
+  if job.slots > capacity then
+    return nil
+  end
+  if strategy == 'a' and job.session ~= '' then
+    local node_id = affinity_of(job.session)
+    local former = node_id and of_chance('former_node')(node_id, classes, job, capacity, now)
+    if former then
+      return former
+    end
+  end
+  if (strategy == 'r' or strategy == 'p') and #classes <= MAX_COMPARED then
+    local any_of = of_chance('any_of')
+    local one = any_of(classes, job, capacity, now, ' first')
+    local other = one and strategy == 'p' and any_of(classes, job, capacity, now, ' second')
+    if one then
+      return other and other.weight < one.weight and other or one
+    end
+  end
+  return least_loaded(classes, capacity, job, now, PATIENCE) or least_loaded(classes, capacity, job, now, math.huge)
+    or of_chance('from_leases')(classes, job, capacity, now)
 end
 
 -- The first node of the route's pools, with its pool; or nil. A tenant's own pool comes first.
-local function choose(route, job, rule, window, now)
+local function choose(route, job, rule, now)
   local own
-  for _, pool in ipairs(route.pools) do
-    own = pool.name == rule.pool and pool or own
+  if rule.pool ~= '' then
+    for pool in pools_of(route) do
+      own = pool.name == rule.pool and pool or own
+    end
   end
-  for index = own and 0 or 1, rule.strict and 0 or #route.pools do
-    local pool = index == 0 and own or route.pools[index]
-    if not job.excluded_pools[pool.name] and (index == 0 or pool ~= own) then
-      local node = node_of_pool(pool, job, window, now)
-      if node then
-        return node, pool
-      end
+  local node = own and not job.excluded_pools[own.name] and node_of_pool(own, job, now)
+  if node then
+    return node, own
+  elseif rule.strict then
+    return nil
+  end
+  for pool in pools_of(route) do
+    node = pool ~= own and not job.excluded_pools[pool.name] and node_of_pool(pool, job, now)
+    if node then
+      return node, pool
     end
   end
   return nil

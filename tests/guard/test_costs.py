@@ -104,30 +104,35 @@ COSTS = {
     "explanation of a node": Cost("evalsha hget*10 hgetall hmget time zscore", 471),
     "search for a pool": Cost("evalsha hget*3 hmget zcount*2 zrangebylex*2", 330),
     "reservation of a known kind": Cost(
-        "evalsha hget*2 hlen*3 hmget*4 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore",
-        833,
+        commands="evalsha hget*2 hlen*2 hmget*4 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore*2",
+        sent=833,
+        round_trips=1,
     ),
     "reservation of a new kind": Cost(
-        "evalsha hget*5 hlen*3 hmget*4 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore",
-        833,
+        commands="evalsha hget*5 hlen*3 hmget*4 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore*2",
+        sent=833,
+        round_trips=1,
     ),
     "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
     "reservation of 128 jobs": Cost(
-        "evalsha*4 hget*254 hlen*12 hmget*16 hset*130 time*4 xadd*128 xlen*4 zadd*130 zmscore*9 zrangebyscore*5",
-        21440,
+        commands="evalsha*4 hget*256 hlen*8 hmget*16 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*26 zrangebyscore*19",
+        sent=21440,
         round_trips=4,
     ),
     "explanation of a job": Cost(
-        "evalsha hget*3 hgetall hlen hmget*4 time zcard zcount zmscore*5 zrangebylex*2 zrangebyscore*3",
-        564,
+        commands="evalsha hget*3 hgetall hlen hmget*4 time zcard zcount zmscore*5 zrangebylex*2 zrangebyscore*4",
+        sent=564,
+        round_trips=1,
     ),
-    "reservation without a node": Cost("evalsha hlen*3 hmget*5 time xlen zcard zcount zmscore*3 zrangebyscore*2", 833),
+    "reservation without a node": Cost(
+        commands="evalsha hlen*2 hmget*5 time xlen zcard zcount zmscore*3 zrangebyscore*2", sent=833, round_trips=1
+    ),
 }
 
 CLOSURES = {
-    "update_jobs": 31,
-    "reserve_slots": 60,
-    "explain_job": 43,
+    "update_jobs": 34,
+    "reserve_slots": 69,
+    "explain_job": 49,
     "bump_config_version": 66,
     "check": 61,
     "explain_node": 61,

@@ -72,7 +72,7 @@ async def test_a_label_that_the_job_asks_for_and_the_node_has(cell: Cell) -> Non
 
 
 async def test_behind_more_dead_than_are_looked_at_a_living_lease_is_found(redis_url: str, namespace: str) -> None:
-    async with limited_cell(redis_url, namespace, SECOND_LOOK=2) as cell:
+    async with limited_cell(redis_url, namespace, MAX_LOOKED_CLASS=2) as cell:
         await many_dead(cell)
         await cell.register("other", "de", "fr")
         await cell.register("zz-other", "ja", "ko")
@@ -82,7 +82,7 @@ async def test_behind_more_dead_than_are_looked_at_a_living_lease_is_found(redis
 
 
 async def test_where_all_are_dead_there_is_none(redis_url: str, namespace: str) -> None:
-    async with limited_cell(redis_url, namespace, SECOND_LOOK=2) as cell:
+    async with limited_cell(redis_url, namespace, MAX_LOOKED_CLASS=2) as cell:
         await many_dead(cell)
         assert await why_none(cell) == {"lapsed": 20}
 
