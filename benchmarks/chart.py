@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -55,40 +56,73 @@ def _short(power: int) -> str:
     return f"{10**power:,}" if power >= 0 else f"{10**power:g}"
 
 
-def log_log(title: str, x_name: str, y_name: str, lines: Sequence[Line]) -> str:
-    """Lines over two logarithmic scales: what grows with the square root or the logarithm is told by its slope."""
-    height, left, right, top, bottom = 480, 90, 700, 74, 420
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points]
-    across, up = _decades(min(xs), max(xs)), _decades(min(ys), max(ys))
+_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 700, 74, 420
 
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """From a value to a place between 0 and 1, with the values that are named."""
+
+    place: Callable[[float], float]
+    named: Sequence[tuple[float, str]]
+
+
+def _logarithmic(values: Sequence[float]) -> _Axis:
+    powers = _decades(min(values), max(values))
+    span = powers[-1] - powers[0] or 1
+    return _Axis(
+        lambda value: (math.log10(value) - powers[0]) / span, [(10.0**power, _short(power)) for power in powers]
+    )
+
+
+def _linear(values: Sequence[float]) -> _Axis:
+    step = 10 ** math.floor(math.log10(max(values)))
+    step = step if max(values) >= 4 * step else step / 5
+    last = math.ceil(max(values) / step) * step
+    return _Axis(lambda value: value / last, [(step * at, f"{step * at:,g}") for at in range(round(last / step) + 1)])
+
+
+def _plot(title: str, x_name: str, y_name: str, lines: Sequence[Line], across: _Axis, up: _Axis, *, dots: bool) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
-        right_by = (math.log10(x) - across[0]) / (across[-1] - across[0] or 1)
-        up_by = (math.log10(y) - up[0]) / (up[-1] - up[0] or 1)
-        return left + right_by * (right - left), bottom - up_by * (bottom - top)
+        return _LEFT + across.place(x) * (_RIGHT - _LEFT), _BOTTOM - up.place(y) * (_BOTTOM - _TOP)
 
     parts = []
-    for power in across:
-        x, _ = place(10**power, 10 ** up[0])
-        parts.append(f'<path d="M{x:.1f} {top}V{bottom}" stroke="{_GRID}"/>')
-        parts.append(_text(x, bottom + 20, _short(power), anchor="middle"))
-    for power in up:
-        _, y = place(10 ** across[0], 10**power)
-        parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="{_GRID}"/>')
-        parts.append(_text(left - 8, y + 4, _short(power), anchor="end"))
-    parts.append(_text((left + right) / 2, bottom + 44, x_name, anchor="middle"))
-    parts.append(_text(24, top - 22, y_name))
+    for value, text in across.named:
+        x, _ = place(value, up.named[0][0])
+        parts.append(f'<path d="M{x:.1f} {_TOP}V{_BOTTOM}" stroke="{_GRID}"/>')
+        parts.append(_text(x, _BOTTOM + 20, text, anchor="middle"))
+    for value, text in up.named:
+        _, y = place(across.named[0][0], value)
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>')
+        parts.append(_text(_LEFT - 8, y + 4, text, anchor="end"))
+    parts.append(_text((_LEFT + _RIGHT) / 2, _BOTTOM + 44, x_name, anchor="middle"))
+    parts.append(_text(24, _TOP - 22, y_name))
     for number, line in enumerate(lines):
         colour = _COLOURS[line.colour % len(_COLOURS)]
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
         places = [place(x, y) for x, y in line.points]
         path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
-        y = top + 16 + number * 22
-        parts.append(f'<path d="M{right + 16} {y - 4}h26" stroke="{colour}" stroke-width="2"{dash}/>')
-        parts.append(_text(right + 50, y, line.name))
-    return _page(height, title, parts)
+        if dots:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
+        y = _TOP + 16 + number * 22
+        parts.append(f'<path d="M{_RIGHT + 16} {y - 4}h26" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(_text(_RIGHT + 50, y, line.name))
+    return _page(480, title, parts)
+
+
+def log_log(title: str, x_name: str, y_name: str, lines: Sequence[Line]) -> str:
+    """Lines over two logarithmic scales: what grows with the square root or the logarithm is told by its slope."""
+    across = _logarithmic([x for line in lines for x, _ in line.points])
+    up = _logarithmic([y for line in lines for _, y in line.points])
+    return _plot(title, x_name, y_name, lines, across, up, dots=True)
+
+
+def linear(title: str, x_name: str, y_name: str, lines: Sequence[Line]) -> str:
+    """Lines over two scales from 0."""
+    across = _linear([x for line in lines for x, _ in line.points])
+    up = _linear([y for line in lines for _, y in line.points])
+    return _plot(title, x_name, y_name, lines, across, up, dots=False)
 
 
 def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> str:
@@ -177,6 +211,15 @@ def write_charts(folder: Path, results: Results) -> list[str]:
     if peers:
         title = "CPU of the store for comparable work, as a multiple of the floor"
         written["performance-peers.svg"] = bars(title, "times the floor, F", peers)
+    if results.spreads:
+        ideal = statistics.mean(next(iter(results.spreads.values())))
+        spread = [
+            Line(name, [(place, used) for place, used in enumerate(jobs, 1)], colour)
+            for colour, (name, jobs) in enumerate(results.spreads.items())
+        ]
+        spread.append(Line("spread evenly", [(0, ideal), (len(spread[0].points), ideal)], len(spread), dashed=True))
+        title = "Jobs of each node, by strategy"
+        written["performance-spread.svg"] = linear(title, "nodes, fullest first", "jobs reserved", spread)
     echoes = {row: results.median("transports", row, "process_us") for row in results.rows("transports")}
     bare = {row: value for row, value in echoes.items() if value is not None}
     if bare:

@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from benchmarks.jobs import answer_to
 from benchmarks.population import (
     CLASSES,
     LEASE_MS,
     POOLS,
     Population,
     document,
+    end_call,
     node_id,
     profile,
+    reserve_call,
     sync_call,
     upsert_call,
     usage_json,
@@ -122,6 +125,62 @@ end
 return reply
 """
 
+# Arguments of a job, as many as in a reservation: id, what is stored of it, the range of its class, and twelve more.
+_RESERVE = """
+local call = redis.call
+local CONFIG, _, CLASSES, _, _, _, READY, LEASES, SESSIONS = unpack(KEYS)
+local EVENTS, JOBS, DUE, RESERVED, _, TENANT_RULES, ROUTES = unpack(KEYS, 11)
+local count = #ARGV / 16
+local ids, names, tenants, jobs, due, chosen, reserved, reply = {}, {}, { '' }, {}, {}, {}, {}, {}
+for index = 1, count do
+  local from, at = index * 16 - 16, index * 2
+  ids[index], names[index], tenants[index + 1] = ARGV[from + 1], ARGV[from + 5], ''
+  jobs[at - 1], jobs[at] = ARGV[from + 1], ARGV[from + 2]
+  due[at - 1], due[at] = 9000000000000, ARGV[from + 1]
+end
+call('HMGET', CONFIG, 'schema', 'version', 'next_class', 'selection')
+call('TIME')
+call('HMGET', JOBS, unpack(ids))
+call('ZMSCORE', DUE, unpack(ids))
+call('HLEN', JOBS)
+call('XLEN', EVENTS)
+call('HLEN', CLASSES)
+call('HMGET', ROUTES, unpack(names))
+call('HMGET', TENANT_RULES, unpack(tenants))
+for index = 1, count do
+  local from, to = index * 16 - 16, index * 10 - 10
+  local flat = call('ZRANGEBYSCORE', READY, ARGV[from + 3], ARGV[from + 4], 'WITHSCORES', 'LIMIT', 0, 4)
+  call('ZMSCORE', LEASES, flat[1], flat[3], flat[5], flat[7])
+  call('HGET', SESSIONS, flat[1])
+  call('HGET', RESERVED, flat[1])
+  chosen[index] = flat[1]
+  reserved[index * 2 - 1], reserved[index * 2] = flat[1], '1 ' .. ids[index]
+  reply[to + 1], reply[to + 2], reply[to + 3], reply[to + 4], reply[to + 5] = 'OK', '1', '1', 'reserved', flat[1]
+  reply[to + 6], reply[to + 7], reply[to + 8], reply[to + 9] = '9000000000000', 'pool-05', '2', '1'
+  reply[to + 10] = '9000000000000'
+end
+call('HSET', JOBS, unpack(jobs))
+call('ZADD', DUE, unpack(due))
+call('HSET', RESERVED, unpack(reserved))
+if count == 1 then
+  call('ZADD', READY, 'XX', 'INCR', 2, chosen[1])
+else
+  local moved = {}
+  for index, score in ipairs(call('ZMSCORE', READY, unpack(chosen))) do
+    moved[index * 2 - 1], moved[index * 2] = string.format('%.4f', score + 2), chosen[index]
+  end
+  call('ZADD', READY, 'XX', unpack(moved))
+end
+for index = 1, count do
+  call(
+    'XADD', EVENTS, 'MAXLEN', '~', 100000, '*', 'type', 'job.reserved', 'at', 9000000000000, 'version', 2,
+    'job_id', ids[index], 'attempt', 1, 'node_id', chosen[index], 'pool', 'pool-05', 'epoch', 9000000000000,
+    'slots', 1, 'tenant', '', 'owner', 'benchmark', 'reason', 'new'
+  )
+end
+return reply
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
@@ -151,6 +210,7 @@ class _Alone:
         self._server, self._population = server, population
         self._touch = server.client.script_load(_TOUCH)
         self._register = server.client.script_load(_REGISTER)
+        self._reserve = server.client.script_load(_RESERVE)
         self._work, self._batches = work, batches
         self._rounds = itertools.count(1)
 
@@ -194,6 +254,38 @@ class _Alone:
         answer = Answer(1 + 20 * count, b"*%d\r\n" % (10 * count))
         return _Pair(name, count, ours, alone, answer, lambda: self._forget(ids))
 
+    def reservations(self, count: int) -> _Pair:
+        """Of jobs of one class each; each class has its route."""
+        ids = [f"job-{next(self._rounds)}-{number}" for number in range(self._work // count * count)]
+        for number in range(CLASSES):
+            self._server.run(reserve_call(f"kind-{number}", number), self._population.namespace)
+            self._server.run(end_call(f"kind-{number}"), self._population.namespace)
+        ready = {
+            node: score
+            for node, score in self._server.client.zrange(self._population.key("ready"), 0, -1, withscores=True)
+            if node
+        }
+        ours, alone = [], []
+        for first in range(0, len(ids), count):
+            asked, written = [], []
+            for number, one in enumerate(ids[first : first + count], first):
+                call, low = reserve_call(one, number % CLASSES), (number % CLASSES + 1) * _CLASS_SPAN
+                asked.append(call)
+                route = f"{' '.join(call.argv[8:11])}  public "
+                written += [one, f"1 v {_JOB}", low, low + 7, route, *call.argv[5:]]
+            ours.append(self._population.packed(Call.joined(asked)))
+            alone.append(self._packed(self._reserve, "reserve_slots", written))
+        name = f"reserve, {count} a call" if count > 1 else "reserve, alone"
+        return _Pair(name, count, ours, alone, answer_to(count), lambda: self._give_back(ids, ready))
+
+    def _give_back(self, ids: Sequence[str], ready: Mapping[str, float]) -> None:
+        key, client = self._population.key, self._server.client
+        client.zadd(key("ready"), ready)
+        client.hdel(key("reserved"), *ready)
+        client.hdel(key("jobs"), *ids)
+        client.zrem(key("due"), *ids)
+        self._population.forget_events()
+
     def _forget(self, ids: Sequence[str]) -> None:
         self._population.forget_nodes(ids)
         self._population.forget_events()
@@ -210,6 +302,8 @@ class _Alone:
             raise RuntimeError(f"{pair.name}: the script runs {found[0]}, beside it run {found[1]}")
 
 
+_CLASS_SPAN = 1024
+_JOB = "1795000000000 1 2 node-0000000 pool-05  benchmark  ab "
 _TOKEN = "1795000000000:5:r:0123456789abcdef"
 _HEADER = (
     '{"instance":"scheduler-1","registered_at":1795000000000,"session":"scheduler-1:node-0000000:0011aabb",'
@@ -274,7 +368,12 @@ def _commands(bench: Bench) -> Opened:
     with bench.server() as server:
         population = Population(server, "fleet")
         population.fill(0, _NODES)
-        alone = _Alone(server, population, bench.scale.work // 64 * 64 or 64, bench.scale.batches)
+        work = bench.scale.work // 64 * 64 or 64
+        alone = _Alone(server, population, work, bench.scale.batches)
+        # Of its own: heartbeats by their commands alone leave nodes where no job finds them.
+        served = Population(server, "jobs")
+        served.fill(0, _NODES)
+        jobs_alone = _Alone(server, served, work, bench.scale.batches)
         turns = itertools.count(1)
 
         def row(name: str, count: int, ours: Usage, by_itself: Usage, calls_made: int) -> None:
@@ -286,6 +385,7 @@ def _commands(bench: Bench) -> Opened:
                 alone.touches("heartbeat, unchanged", "", ""),
                 alone.touches("heartbeat, load and usage", "0.5000", usage_json()),
                 *(alone.registrations(count) for count in (1, 16, 64)),
+                *(jobs_alone.reservations(count) for count in (1, 16, 64)),
             ]
             for pair in pairs:
                 alone.assert_same_commands(pair)

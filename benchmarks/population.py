@@ -175,7 +175,7 @@ class Population:
         self.server.client.xtrim(self.key("events"), maxlen=0, approximate=False)
 
 
-def reserve_call(job_id: str, node_class: int) -> Call:
+def reserve_call(job_id: str, node_class: int, *, session: str = "") -> Call:
     """A job that nodes of that class can serve."""
     src, tgt = languages(node_class)
     return calls.reserve_slots(
@@ -186,7 +186,7 @@ def reserve_call(job_id: str, node_class: int) -> Call:
         slots=1,
         lease_ms=FOREVER_MS,
         tenant="",
-        session="",
+        session=session,
         src=src,
         tgt=tgt,
         services="asr",

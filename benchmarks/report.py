@@ -42,6 +42,9 @@ COLUMNS = {
     "all_s": ("all after, s", "{:.2f}"),
     "wall_ms": ("ms", "{:,.0f}"),
     "wall_cpu_ms": ("CPU, ms", "{:,.0f}"),
+    "most": ("jobs of the fullest node", "{:,.0f}"),
+    "least": ("of the emptiest", "{:,.0f}"),
+    "deviation": ("standard deviation", "{:.2f}"),
 }
 """Every metric: its heading and its form."""
 

@@ -70,12 +70,13 @@ class Target:
 
 @dataclass
 class Results:
-    """Every value of every round."""
+    """Every value of every round; and, by strategy, the jobs of each node, fullest first."""
 
     values: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
     targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    spreads: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, group: str, row: str, metrics: dict[str, float]) -> None:
         found = self.values.setdefault((group, row), {})
