@@ -118,3 +118,16 @@ async def test_behind_many_dead_ones_a_free_node_is_found_where_there_is_no_othe
     for name in ("one", "two"):
         await cell.register(name, "en", "zh", load=0.01, lease_ms=LONG_MS)
     assert sorted(await nodes_of(cell, ["a", "b"])) == ["one", "two"]
+
+
+async def test_a_dead_node_that_a_job_gave_back_gets_no_other_job_of_the_same_call(cell: Cell) -> None:
+    await cell.register("dying", "en", "zh")
+    assert await nodes_of(cell, ["a"]) == ["dying"]
+    await cell.register("well", "en", "zh", load=0.9, lease_ms=LONG_MS)
+    await cell.advance(LEASE_MS)
+    found = await cell.allocator.reserve_many(
+        [JobAsk("a", JobRequest("zh", "en"), attempt=2), JobAsk("b", JobRequest("zh", "en"))],
+        owner="me",
+        lease_ms=LONG_MS,
+    )
+    assert [one.node_id for one in found if isinstance(one, Reservation)] == ["well", "well"]
