@@ -12,8 +12,8 @@
 --   6 reserved  hash
 -- ARGV
 --   1 lease_ms  1..86400000
---   2.. nodes   1..500 times: node_id, token, load (0..1, empty = unchanged), usage (JSON object of up to 4096 bytes, empty =
---               unchanged; with a load only)
+--   2.. nodes   1..500 times: node_id, token, load (0.0000..1.0000, empty = unchanged), usage (JSON object of up to 4096 bytes,
+--               empty = unchanged; with a load only)
 -- REPLY
 --   OK version letters
 --     one letter a node, in order: A alive; S stale: the session is over; U unknown: the store lost the node, or a newer state of
@@ -41,18 +41,21 @@ end
 if not lease_ms then
   return badarg('lease_ms must be 1..86400000')
 end
-local ids = {}
+local ids, loads = {}, {}
 for index = 1, count do
   local at = index * 4 - 2
+  local load, usage = ARGV[at + 2], ARGV[at + 3]
   ids[index] = ARGV[at]
   if not is_id(ids[index], 128) then
     return badarg('node_id')
   end
-  if ARGV[at + 2] ~= '' and not fraction(ARGV[at + 2]) then
-    return badarg('load must be 0..1 or empty')
+  if load ~= '' then
+    loads[index] = fraction(load)
+    if not loads[index] then
+      return badarg('load must be 0.0000..1.0000 or empty')
+    end
   end
-  local usage = ARGV[at + 3]
-  if usage ~= '' and (ARGV[at + 2] == '' or string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES) then
+  if usage ~= '' and (load == '' or string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES) then
     return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes and come with a load, or be empty')
   end
 end
@@ -79,42 +82,45 @@ local function mismatch(stored, shown)
   return 'U'
 end
 
-local letters, leases, loaded, usages, latest = {}, {}, {}, {}, {}
+local letters, leases, alive = {}, {}, 0
+local loaded, names, usages, changed = {}, {}, {}, 0
+
+-- The usage that a node has: what an earlier entry of this call gives it, or what is stored.
+local function usage_of(id)
+  for at = changed * 2 - 1, 1, -2 do
+    if usages[at] == id then
+      return usage_json(usages[at + 1])
+    end
+  end
+  return usage_json(redis.call('HGET', USAGE, id))
+end
+
 for index = 1, count do
   local at = index * 4 - 2
-  local token = tokens[index]
+  local token, id = tokens[index], ids[index]
   if token ~= ARGV[at + 1] then
     letters[index] = mismatch(token, ARGV[at + 1])
   else
     letters[index] = 'A'
-    leases[#leases + 1] = lease_end
-    leases[#leases + 1] = ids[index]
-    local load = ARGV[at + 2]
-    if load ~= '' then
-      loaded[#loaded + 1] = index
-      local usage = ARGV[at + 3]
-      if usage == '' then
-        usage = latest[ids[index]] or usage_json(redis.call('HGET', USAGE, ids[index]))
-      end
-      latest[ids[index]] = usage
-      usages[#usages + 1] = ids[index]
-      usages[#usages + 1] = join_usage(tonumber(load), usage)
+    alive = alive + 2
+    leases[alive - 1], leases[alive] = lease_end, id
+    if loads[index] then
+      local usage = join_usage(ARGV[at + 2], ARGV[at + 3] ~= '' and ARGV[at + 3] or usage_of(id))
+      changed = changed + 1
+      loaded[changed], names[changed] = index, id
+      usages[changed * 2 - 1], usages[changed * 2] = id, usage
     end
   end
 end
 
 -- XX: a node that is not ready, or is held, stays out of `ready`.
 local ready = { 'XX' }
-if #loaded > 0 then
-  local changed = {}
-  for place, index in ipairs(loaded) do
-    changed[place] = ids[index]
-  end
-  for place, reserved in ipairs(redis.call('HMGET', RESERVED, unpack(changed))) do
+if changed > 0 then
+  for place, reserved in ipairs(redis.call('HMGET', RESERVED, unpack(names))) do
     local index = loaded[place]
     local class = tonumber(string.match(tokens[index], '^%d+:(%d+):'))
-    ready[#ready + 1] = ready_score(class, used_slots(reserved), tonumber(ARGV[index * 4]))
-    ready[#ready + 1] = ids[index]
+    ready[place * 2] = ready_score(class, reserved and used_slots(reserved) or 0, loads[index])
+    ready[place * 2 + 1] = names[place]
   end
 end
 
@@ -124,7 +130,7 @@ if no_permission then
 end
 
 bulk('ZADD', LEASES, leases)
-if #ready > 1 then
+if changed > 0 then
   redis.call('ZADD', READY, unpack(ready))
 end
 bulk('HSET', USAGE, usages)

@@ -33,7 +33,7 @@
 --   7 record            canonical JSON object without a newline, of up to 65536 bytes, kept unread
 --   8 digest            1..40 hex digits: digest of facts and record
 --   9 status            g registering, r ready, d degraded
---   10 load             0..1
+--   10 load             0.0000..1.0000
 --   11 usage            JSON object of up to 4096 bytes, kept unread
 --   12 lease_ms         1..86400000
 --   13 admission_digest the admission policy that the node was checked under; empty = not checked
@@ -107,7 +107,7 @@ local function malformed(
     return 'status must be g, r or d'
   end
   if not fraction(load) then
-    return 'load must be 0..1'
+    return 'load must be 0.0000..1.0000'
   end
   if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
     return 'usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes'
@@ -192,7 +192,7 @@ for index = 1, count do
     record = ARGV[at + 7],
     digest = ARGV[at + 8],
     status = ARGV[at + 9],
-    load = tonumber(ARGV[at + 10]),
+    load = ARGV[at + 10],
     usage = ARGV[at + 11],
     lease_ms = tonumber(ARGV[at + 12]),
     admission_digest = ARGV[at + 13],
@@ -373,7 +373,7 @@ local function settle(node, class)
     pair(members, number, id)
   end
   if node.status == 'r' and not node.held then
-    pair(ready, ready_score(number, node.used, node.load), id)
+    pair(ready, ready_score(number, node.used, tonumber(node.load)), id)
   else
     append(not_ready, id)
   end

@@ -15,16 +15,10 @@ local function integer(text, low, high)
   return value
 end
 
--- A load, 0..1 with up to four decimals, or nil.
+-- A load, 0.0000..1.0000, or nil.
 local function fraction(text)
-  if #text > 6 or not string.match(text, '^[01]%.?%d*$') then
-    return nil
-  end
-  local value = tonumber(text)
-  if value > 1 then
-    return nil
-  end
-  return value
+  local value = #text == 6 and string.match(text, '^[01]%.%d+$') and tonumber(text)
+  return value and value <= 1 and value or nil
 end
 
 local function is_id(text, longest)

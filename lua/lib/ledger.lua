@@ -116,8 +116,7 @@ local function move_nodes()
     local scores, placed = redis.call('ZMSCORE', READY, unpack(moved, first, math.min(first + CHUNK - 1, #moved))), {}
     for index, score in ipairs(scores) do
       if score then
-        placed[#placed + 1] = string.format('%.4f', tonumber(score) + moves[first + index - 1])
-        placed[#placed + 1] = moved[first + index - 1]
+        placed[#placed + 1], placed[#placed + 2] = score + moves[first + index - 1], moved[first + index - 1]
       end
     end
     if #placed > 0 then

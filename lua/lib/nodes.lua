@@ -14,9 +14,9 @@ local function join_record(header, record)
   return cjson.encode(header) .. '\n' .. record
 end
 
--- Usage is the load, a space, and the node's own JSON.
+-- Usage is the load as it was given, a space, and the node's own JSON.
 local function join_usage(load, usage)
-  return string.format('%.4f', load) .. ' ' .. usage
+  return load .. ' ' .. usage
 end
 
 local function usage_load(stored)

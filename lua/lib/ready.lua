@@ -3,7 +3,7 @@
 local CLASS_SPAN = 1024
 
 local function ready_score(class, used, load)
-  return string.format('%.4f', class * CLASS_SPAN + used * 2 + load)
+  return class * CLASS_SPAN + used * 2 + load
 end
 
 -- A node's reservations are its number of reserved slots and the ids of its jobs, joined with spaces.

@@ -144,7 +144,7 @@ CLOSURES = {
     "reconcile": 55,
     "release_node": 15,
     "renew_instance": 10,
-    "touch_nodes": 24,
+    "touch_nodes": 25,
     "upsert_node_to_pool": 40,
 }
 """Functions that a script makes each time it is called: all that it has, those of its includes among them."""

@@ -85,10 +85,10 @@ async def test_touch_nodes(cell: Cell) -> None:
     older, newer = f"{int(epoch) - 1}:{rest}", f"{int(epoch) + 1}:{rest}"
     nodes = [
         ["n1", token, "", ""],
-        ["n1", older, "0.5", "{}"],
+        ["n1", older, "0.5000", "{}"],
         ["n1", newer, "", ""],
         ["n1", f"{epoch}:2:d:ab", "", ""],
-        ["nx", token, "0.5", "{}"],
+        ["nx", token, "0.5000", "{}"],
     ]
     call = calls.touch_nodes(lease_ms=1, nodes=[part for node in nodes for part in node])
     assert await cell.store.run(call) == ["OK", "3", "ASUUU"]

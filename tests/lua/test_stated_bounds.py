@@ -87,9 +87,13 @@ async def test_the_parts_of_a_heartbeat_are_bounded(cell: Cell) -> None:
     token = await populate(cell)
     longest = "n" * 128
     usage = '{"x":"%s"}' % ("y" * (4096 - 8))
-    reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=[longest, token, "1", usage]))
+    reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=[longest, token, "1.0000", usage]))
     assert reply[2] == "U"
-    for nodes in ([longest + "n", token, "", ""], ["n1", token, "1", usage[:-2] + 'y"}'], ["n1", token, "1.0001", ""]):
+    for nodes in (
+        [longest + "n", token, "", ""],
+        ["n1", token, "1.0000", usage[:-2] + 'y"}'],
+        ["n1", token, "1.0001", ""],
+    ):
         with pytest.raises(InvalidInput):
             await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=nodes))
 
