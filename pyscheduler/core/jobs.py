@@ -29,6 +29,24 @@ class JobState(StrEnum):
     LOST = "lost"
 
 
+NO_NODE_REASONS = (
+    "no_pair",
+    "labels",
+    "not_public",
+    "scope",
+    "no_pool",
+    "tenant",
+    "pool_excluded",
+    "excluded",
+    "draining",
+    "not_ready",
+    "lapsed",
+    "no_slot",
+    "passed_over",
+    "quota",
+)
+"""What can be against a node for a job; ``quota`` is against the job itself."""
+
 LIVE_STATES = (JobState.RESERVED, JobState.RUNNING)
 """The states that hold slots."""
 
