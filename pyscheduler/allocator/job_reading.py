@@ -66,7 +66,7 @@ class JobReading(Namespace):
             node="" if node is None else ids.node_id(node),
             pool="" if pool is None else ids.pool_name(pool),
             tenant="" if tenant is None else ids.tenant(tenant),
-            owner="" if owner is None else ids.instance_id(owner),
+            owner="" if owner is None else ids.owner(owner),
             state=state or "",
             ids=(),
         )

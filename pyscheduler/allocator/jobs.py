@@ -74,7 +74,7 @@ class Jobs(Events):
             mode="plan" if dry_run else "reserve",
             job_id=job_id,
             attempt=_attempt(attempt),
-            owner=ids.instance_id(owner),
+            owner=ids.owner(owner),
             lease_ms=lease_ms,
             digest=request.digest,
             **request.arguments(),
@@ -154,7 +154,7 @@ class Jobs(Events):
             operation=operation,
             job_id=ids.job_id(job_id),
             attempt=_attempt(attempt),
-            owner=ids.instance_id(owner),
+            owner=ids.owner(owner),
             lease_ms=lease_ms,
             reason=reason.encode("utf-8", "replace")[:MAX_EVENT_REASON_BYTES].decode("utf-8", "ignore"),
         )

@@ -114,7 +114,7 @@ def _next(error: PyschedulerError) -> str:
             return "a finished job has no further attempt: new work needs a job id of its own"
         case JobEnded():
             return "a further attempt gets the job a node again"
-        case NoNode(missing=missing) if missing:
+        case NoNode(reasons=reasons, missing=missing) if reasons and missing:
             return "check the codes and services: no node has those that are missing, and waiting brings none"
         case NoNode():
             return "try again, or wait with wait_ms; POST /api/v1/jobs/explain says what is against each node"

@@ -384,7 +384,7 @@ LONG = "j" * 10_000
         ("reserve", {"job_id": "j", **WANTED, "lease_ms": 86_400_001}, "lease_ms: "),
         ("reserve", {"job_id": "j", **WANTED, "attempt": 0}, "attempt: "),
         ("reserve", {"job_id": "j", **WANTED, "wait_ms": 60_001}, "wait_ms: "),
-        ("reserve", {"job_id": "j", **WANTED, "owner": "a/b"}, "'a/b' is no instance id"),
+        ("reserve", {"job_id": "j", **WANTED, "owner": "a/b"}, "'a/b' is no owner"),
         ("reserve", {"job_id": "j", **WANTED, "tenant": 7}, "tenant: Input should be a valid string"),
         ("reserve", {"job_id": "j", **WANTED, "labels": {"unique.x": "1"}}, "labels that begin with unique."),
         ("reserve", {"job_id": "j", **WANTED, "labels": {"zone": 1}}, "labels.zone: Input should be a valid string"),

@@ -213,7 +213,7 @@ async def test_the_entry_that_is_last_of_all_ends_what_is_looked_at(redis_url: s
         ({"node": "a b"}, "no node id"),
         ({"pool": "EN"}, "no pool name"),
         ({"tenant": ""}, "no tenant"),
-        ({"owner": "a/b"}, "no instance id"),
+        ({"owner": "a/b"}, "no owner"),
         ({"state": "dead"}, "'dead' is no state of a job: it must be one of live, reserved, running, finished"),
     ],
 )
