@@ -189,6 +189,11 @@ async def test_a_page_looks_at_so_much_and_no_more(redis_url: str, namespace: st
         assert [len(page.jobs) for page in found] == [0, 0, 1]
 
 
+async def test_nothing_comes_behind_the_entry_that_is_last_of_all(cell: Cell) -> None:
+    await many(cell, 99)
+    assert [len(page.jobs) for page in await pages(cell, limit=200)] == [99]
+
+
 async def test_the_entry_that_is_last_of_all_ends_what_is_looked_at(redis_url: str, namespace: str) -> None:
     async with limited_cell(redis_url, namespace, MAX_JOB_PAGE=200) as cell:
         await many(cell, 199)
