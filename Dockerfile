@@ -30,7 +30,7 @@ ENV PATH=/opt/pyscheduler/bin:/usr/local/bin:/usr/bin:/bin \
     PYSCHEDULER_LOG_FORMAT=json
 # Used by the embedded server only, where no PYSCHEDULER_REDIS_URL is given.
 VOLUME /var/lib/pyscheduler
-# Nodes, operators. The operators' door is read-only, but not for everybody: publish it on loopback.
+# Nodes, operators. The operators' door has no authentication: publish it on loopback.
 EXPOSE 5010 5011
 HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:5011/ready', timeout=3)"]

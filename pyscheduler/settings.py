@@ -9,6 +9,7 @@ against it.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -201,6 +202,11 @@ class ServeSettings(StoreSettings):
         description="Address that the operator door listens on. It has no authentication: keep it away from nodes.",
     )
     operator_port: _Port = Field(default=5011, description="Port of the operator door; 0 picks a free one.")
+    operator_changes: Literal["loopback", "on", "off"] = Field(
+        default="loopback",
+        description="Whether jobs can be changed through the operator door; "
+        "loopback: only while it listens on a loopback address.",
+    )
     max_connections: Annotated[_Integer, Field(ge=1, le=1_000_000)] = Field(
         default=10_000, description="Node connections at most; one more is closed with code 1013."
     )
@@ -300,6 +306,12 @@ class ServeSettings(StoreSettings):
         if self.max_message_bytes > self.max_frame_bytes:
             raise ValueError("max_message_bytes must not be above max_frame_bytes")
         return self
+
+    def takes_changes(self, operator_address: str) -> bool:
+        """Whether the operator door changes jobs, given the address that it really listens on."""
+        if self.operator_changes == "loopback":
+            return ipaddress.ip_address(operator_address.partition("%")[0]).is_loopback
+        return self.operator_changes == "on"
 
     @property
     def silence_ms(self) -> int:

@@ -28,6 +28,7 @@ local AFFINITY_MS = 600000 -- how long a session is sent to the node that it had
 local MAX_NODE_SLOTS = 500 -- slots that a node may have: what a score of `ready` has room for
 local MAX_TENANTS = 2000 -- tenants that a document names
 local MAX_PAGE = 5000 -- rows of one reply
+local MAX_JOB_PAGE = 1000 -- jobs of one reply, and entries of `due` that are looked at for it
 local MAX_VIOLATIONS = 100 -- violations that one check reports
 local MAX_CUT_LEASES = 10000 -- leases that one step cuts after the clock went back
 local EVENTS_KEPT = 100000 -- entries of the event stream, approximately

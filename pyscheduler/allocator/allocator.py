@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pyscheduler.allocator.configuration import Configuration
+from pyscheduler.allocator.job_reading import JobReading
 from pyscheduler.allocator.jobs import Jobs
 from pyscheduler.allocator.nodes import Nodes
 from pyscheduler.allocator.reading import Reading
 from pyscheduler.allocator.upkeep import Upkeep
 
 
-class Allocator(Nodes, Jobs, Configuration, Reading, Upkeep):
+class Allocator(Nodes, Jobs, JobReading, Configuration, Reading, Upkeep):
     """The public API. Made by :meth:`open`; an asynchronous context manager.
 
     Every method may raise :class:`~pyscheduler.errors.StoreUnavailable` (not executed),

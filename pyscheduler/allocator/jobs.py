@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyscheduler.allocator.events import Events
 from pyscheduler.allocator.namespace import unexpected
@@ -74,10 +74,10 @@ class Jobs(Events):
             mode="plan" if dry_run else "reserve",
             job_id=job_id,
             attempt=_attempt(attempt),
-            owner=ids.instance_id(owner),
+            owner=ids.owner(owner),
             lease_ms=lease_ms,
             digest=request.digest,
-            **request.arguments(),  # type: ignore[arg-type]  # each is of its own type, as the call wants it
+            **request.arguments(),
         )
         return await self._reservations.outcome(call)
 
@@ -154,7 +154,7 @@ class Jobs(Events):
             operation=operation,
             job_id=ids.job_id(job_id),
             attempt=_attempt(attempt),
-            owner=ids.instance_id(owner),
+            owner=ids.owner(owner),
             lease_ms=lease_ms,
             reason=reason.encode("utf-8", "replace")[:MAX_EVENT_REASON_BYTES].decode("utf-8", "ignore"),
         )
@@ -167,11 +167,7 @@ class Jobs(Events):
             job_id: the job: where chance decides, its id does.
             request: what it needs.
         """
-        call = calls.explain_job(
-            job_id=ids.job_id(job_id),
-            **request.arguments(),  # type: ignore[arg-type]  # each is of its own type, as the call wants it
-        )
-        reply = await self._reply(call)
+        reply = await self._reply(calls.explain_job(job_id=ids.job_id(job_id), **request.arguments()))
         if reply.status != "OK":
             raise unexpected(reply)
         version, node_id, pool = reply.integer(), reply.optional(), reply.optional()
@@ -188,6 +184,7 @@ class Jobs(Events):
         lease_ms: int,
         timeout_s: float,
         attempt: int = 1,
+        on_refusal: Callable[[NoNode], None] | None = None,
     ) -> Reservation:
         """:meth:`reserve`, which waits until there is a node: for an event after which there may be one.
 
@@ -201,6 +198,7 @@ class Jobs(Events):
             lease_ms: as there.
             timeout_s: longest wait, in seconds, above 0.
             attempt: as there.
+            on_refusal: is told each time that there is none, with the reasons.
 
         Raises:
             NoNode: there was none in all that time; the latest reasons.
@@ -219,6 +217,8 @@ class Jobs(Events):
                             return await self.reserve(job_id, request, owner=owner, lease_ms=lease_ms, attempt=attempt)
                         except NoNode as error:
                             refused = error
+                            if on_refusal is not None:
+                                on_refusal(error)
                         # What happened before the attempt began cannot help any more.
                         async for event in follower:
                             if event.type in _HELPFUL and _order(event.id) > _order(seen):

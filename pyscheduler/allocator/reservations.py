@@ -79,7 +79,7 @@ class JobUpdates(_OfJobs[JobStatus]):
             case "OK":
                 return JobStatus(job_id, int(call.argv[2]), JobState(reply.text()), reply.integer())
             case "UNKNOWN":
-                return NotFound(f"no job {job_id}: it was never reserved, or has been forgotten")
+                return no_job(job_id)
         return _refusal(job_id, reply)
 
 
@@ -94,6 +94,11 @@ def _refusal(job_id: str, reply: Reply) -> PyschedulerError:
         case "ENDED":
             return JobEnded(job_id, reply.text(), reply.text())
     return unexpected(reply)
+
+
+def no_job(job_id: str) -> NotFound:
+    """That nothing is known of a job."""
+    return NotFound(f"no job {job_id}: it was never reserved, or has been forgotten: see 'pyscheduler job list'")
 
 
 def reasons_of(text: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyscheduler.core import results
+    from pyscheduler.core import jobs, results
 
 Document = dict[str, object]
 
@@ -177,4 +177,59 @@ def check_report(value: results.CheckReport) -> Document:
         "nodes": value.nodes,
         "pools": value.pools,
         "version": value.version,
+    }
+
+
+def job(value: jobs.Job) -> Document:
+    return {
+        "job_id": value.job_id,
+        "attempt": value.attempt,
+        "state": str(value.state),
+        "node_id": value.node_id,
+        "epoch": value.epoch,
+        "pool": value.pool,
+        "version": value.version,
+        "slots": value.slots,
+        "tenant": value.tenant,
+        "owner": value.owner,
+        "session": value.session,
+        "lease_end_at": value.lease_end_ms,
+        "lease_ms": value.lease_ms,
+        "reason": value.reason,
+    }
+
+
+def reservation(value: jobs.Reservation, *, plan: bool) -> Document:
+    return {
+        "job_id": value.job_id,
+        "attempt": value.attempt,
+        "state": str(value.state),
+        "node_id": value.node_id,
+        "epoch": value.epoch,
+        "pool": value.pool,
+        "version": value.version,
+        "slots": value.slots,
+        "lease_end_at": value.lease_end_ms,
+        "fresh": value.fresh,
+        "plan": plan,
+    }
+
+
+def job_status(value: jobs.JobStatus) -> Document:
+    return {
+        "job_id": value.job_id,
+        "attempt": value.attempt,
+        "state": str(value.state),
+        "lease_end_at": value.lease_end_ms,
+    }
+
+
+def job_explanation(value: jobs.JobExplanation) -> Document:
+    return {
+        "version": value.version,
+        "node_id": value.node_id,
+        "pool": value.pool,
+        "reasons": dict(value.reasons),
+        "missing": list(value.missing),
+        "nodes": [{"node_id": one.node_id, "pool": one.pool, "reason": one.reason or None} for one in value.nodes],
     }

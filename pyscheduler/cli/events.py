@@ -94,7 +94,7 @@ def events(
     """Print what happened, oldest first: each event with its reason.
 
     Types: node.registered node.assigned node.released node.expired node.status pool.created pool.removed config.bumped
-    class.remapped reconcile.ran reconcile.braked.
+    class.remapped job.reserved job.started job.ended reconcile.ran reconcile.braked.
     """
     out = output.console()
 

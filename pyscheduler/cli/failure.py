@@ -10,9 +10,11 @@ import rich_click as click
 
 from pyscheduler.cli.text import counted
 from pyscheduler.errors import (
+    Conflict,
     DocumentInvalid,
     EventsLost,
     HoldConflict,
+    NoNode,
     OutcomeUnknown,
     Problem,
     PyschedulerError,
@@ -71,7 +73,13 @@ def describe(error: PyschedulerError) -> Failure:
     advice = str(getattr(error, "next_step", "")) or next((text for kind, text in _NEXT if isinstance(error, kind)), "")
     problems = tuple(one for one in getattr(error, "problems", ()) if isinstance(one, Problem))
     message = str(error)
-    if problems:
+    if isinstance(error, Conflict | NoNode):
+        from pyscheduler.cli import job_words
+
+        advice = advice or job_words.next_step(error)
+        if isinstance(error, NoNode):
+            message, problems = f"no node for job {error.job_id}", job_words.problems_of(error)
+    elif problems:
         what = _WHAT.get(type(error).__name__, "the input has")
         message = f"{what} {counted(len(problems), 'problem')}"
     return Failure(_name(type(error)), error.exit_code, message, advice, problems)

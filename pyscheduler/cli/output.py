@@ -121,6 +121,17 @@ def working(description: str, *, quiet: bool = False) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def waiting(description: str) -> Iterator[Callable[[str], None]]:
+    """Show what is waited for, on the error stream and only if that is a terminal. The call says it anew."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda text: None
+        return
+    with out.status(text(description)) as status:
+        yield lambda said: status.update(text(said))
+
+
 class Progress:
     """How far a long piece of work is."""
 

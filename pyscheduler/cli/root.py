@@ -31,7 +31,7 @@ _HELP = {
 )
 @click.command_panel("Run", commands=["serve", "simulate"])
 @click.command_panel("Configure", commands=["pool", "config"])
-@click.command_panel("Look and act", commands=["node", "events", "check"])
+@click.command_panel("Look and act", commands=["node", "job", "events", "check"])
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
@@ -45,6 +45,7 @@ for name, short_help in (
     ("pool", "Synchronise the pool configuration, look at pools."),
     ("config", "Show the configuration document and its schema, check a file."),
     ("node", "Look at nodes, explain where they are, keep work away from them."),
+    ("job", "Reserve slots of nodes for jobs, say what becomes of them, look at them."),
     ("events", "Print what happened, oldest first: each event with its reason."),
     ("check", "Check every invariant of the store in one consistent look."),
 ):

@@ -75,6 +75,11 @@ def session(value: object) -> str:
     return _matched(value, _JOB_ID, "session", f"1 to {MAX_JOB_ID_CHARS} characters of A-Z a-z 0-9 . _ : -")
 
 
+def owner(value: object) -> str:
+    """The name of an owner of jobs: 1..64 of ``[A-Za-z0-9._:-]``, kept as given."""
+    return _matched(value, _INSTANCE_ID, "owner", f"1 to {MAX_INSTANCE_ID_CHARS} characters of A-Z a-z 0-9 . _ : -")
+
+
 def job_id(value: object) -> str:
     """The id of a job: 1..128 of ``[A-Za-z0-9._:-]``, kept as given."""
     return _matched(value, _JOB_ID, "job id", f"1 to {MAX_JOB_ID_CHARS} characters of A-Z a-z 0-9 . _ : -")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal, TypedDict
 
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import canonical_json, short_digest
@@ -26,6 +27,46 @@ class JobState(StrEnum):
     RELEASED = "released"
     LAPSED = "lapsed"
     LOST = "lost"
+
+
+NO_NODE_REASONS = (
+    "no_pair",
+    "labels",
+    "not_public",
+    "scope",
+    "no_pool",
+    "tenant",
+    "pool_excluded",
+    "excluded",
+    "draining",
+    "not_ready",
+    "lapsed",
+    "no_slot",
+    "passed_over",
+    "quota",
+)
+"""What can be against a node for a job; ``quota`` is against the job itself."""
+
+LIVE_STATES = (JobState.RESERVED, JobState.RUNNING)
+"""The states that hold slots."""
+
+StateFilter = JobState | Literal["live"]
+"""A state, or ``live``: any of those that hold slots."""
+
+
+class RequestArguments(TypedDict):
+    """A request as the scripts get it."""
+
+    slots: int
+    tenant: str
+    session: str
+    src: str
+    tgt: str
+    services: str
+    labels: str
+    scope: str
+    exclude: str
+    exclude_pools: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +124,7 @@ class JobRequest:
         put(self, "exclude_pools", _names("exclude_pools", {ids.pool_name(name) for name in self.exclude_pools}))
         put(self, "digest", short_digest(canonical_json(self.arguments())))
 
-    def arguments(self) -> dict[str, str | int]:
+    def arguments(self) -> RequestArguments:
         """As the scripts get it."""
         return {
             "slots": self.slots,
@@ -144,6 +185,51 @@ class JobStatus:
     attempt: int
     state: JobState
     lease_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that is known of a job: its latest attempt.
+
+    Attributes:
+        pool: pool in which the node was chosen.
+        version: config version under which it was.
+        tenant: ``None`` for a public job.
+        session: ``None`` for none.
+        lease_end_ms: when its lease ends, in ms of Redis time; of an ended one until when it is remembered.
+        lease_ms: what is left until then, in ms.
+        reason: why it ended; ``None`` while it has not.
+    """
+
+    job_id: str
+    attempt: int
+    state: JobState
+    node_id: str
+    epoch: int
+    pool: str
+    version: int
+    slots: int
+    tenant: str | None
+    owner: str
+    session: str | None
+    lease_end_ms: int
+    lease_ms: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of jobs, in the order in which something is due for them.
+
+    Attributes:
+        total: all jobs that are known, whatever was asked for.
+        next: where the next page begins; ``None`` if there is none.
+    """
+
+    version: int
+    total: int
+    jobs: tuple[Job, ...]
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True)

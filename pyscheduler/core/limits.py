@@ -135,6 +135,9 @@ MAX_JOB_BATCH = 32
 MAX_JOBS_OF_A_CALL = 1024
 """Jobs that one call of the allocator takes."""
 
+MAX_JOB_PAGE = 1000
+"""Jobs of one page, and job ids of one question."""
+
 MAX_TENANT_SLOTS = 1_000_000
 """Highest quota of a tenant."""
 

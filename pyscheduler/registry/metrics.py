@@ -6,11 +6,12 @@ many time series, and the API under ``/api/v1`` answers such questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from pyscheduler.core.jobs import NO_NODE_REASONS
 from pyscheduler.core.results import EVENT_TYPES
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -73,6 +74,17 @@ class Metrics:
             "invariant_violations", "Violations of the stored state that reconcile passes have found."
         )
         self.recovered = counter("nodes_recovered", "Nodes that this process put back after the store had lost them.")
+        # Jobs, at the operator door.
+        self.job_reservations = counter(
+            "job_reservations", "Jobs for which the operator door was asked for a node, by outcome.", "outcome"
+        )
+        self.job_refusals = counter(
+            "job_refusals", "Jobs that got no node there, once for each condition that nodes failed.", "reason"
+        )
+        self.job_updates = counter(
+            "job_updates", "What owners said of their jobs there, by operation and outcome.", "operation", "outcome"
+        )
+        self.job_waits = gauge("job_waits", "Requests that wait there for a node.")
         # The fleet, as of the last look.
         self.config_version = gauge("config_version", "Configuration version last seen.")
         self.nodes = gauge("nodes", "Live nodes of the namespace.")
@@ -92,6 +104,11 @@ class Metrics:
     def count_event(self, kind: str) -> None:
         """Count one event of the namespace."""
         self.events.labels(kind if kind in EVENT_TYPES else "other").inc()
+
+    def count_refusal(self, reasons: Iterable[str]) -> None:
+        """Count what nodes failed, for a job that got none."""
+        for reason in reasons:
+            self.job_refusals.labels(reason if reason in NO_NODE_REASONS else "other").inc()
 
     def set_fleet(
         self, *, version: int, nodes: int, ready: int, unmatched: int, empty: int, pools: Mapping[str, int]

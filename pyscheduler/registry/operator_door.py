@@ -1,8 +1,7 @@
-"""The operator door: HTTP for health, metrics, and a read-only JSON view of the namespace."""
+"""The operator door: HTTP for health, metrics, a JSON view of the namespace, and jobs."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any, Final
 
@@ -12,19 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyscheduler.errors import InvalidInput, NotFound, PyschedulerError, StoreError, StoreUnavailable
+from pyscheduler.errors import PyschedulerError
 from pyscheduler.registry import views
+from pyscheduler.registry.http_errors import response_of
 from pyscheduler.registry.http_paths import Path, describe, respond
 from pyscheduler.registry.logs import visible
 from pyscheduler.registry.operator_paths import PATHS
 from pyscheduler.registry.shared import Shared
 
-_STATUS: Final[tuple[tuple[type[PyschedulerError], int], ...]] = (
-    (NotFound, 404),
-    (InvalidInput, 422),
-    (StoreUnavailable, 503),
-    (StoreError, 502),
-)
 _CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -32,16 +26,16 @@ def make_app(shared: Shared) -> Starlette:
     """The ASGI application of the operator door.
 
     Args:
-        shared: what connections share; the door only reads from it.
+        shared: what connections share.
     """
-    routes = [_only_get(Route(path.path, partial(_answer, path, shared))) for path in PATHS]
+    routes = [_only(path.method, Route(path.path, partial(_answer, path, shared))) for path in PATHS]
     handlers: dict[type[Exception], Any] = {
         PyschedulerError: _known,
         HTTPException: _http,
         Exception: partial(_defect, shared),
     }
     app = Starlette(
-        routes=[*routes, _only_get(Route("/openapi.json", _description))],
+        routes=[*routes, _only("GET", Route("/openapi.json", _description))],
         exception_handlers=handlers,
     )
     # A redirect would go to whatever host the request names.
@@ -57,9 +51,9 @@ async def _description(_request: Request) -> Response:
     return JSONResponse(describe(PATHS))
 
 
-def _only_get(route: Route) -> Route:
-    # Starlette adds HEAD to it.
-    route.methods = {"GET"}
+def _only(method: str, route: Route) -> Route:
+    # Starlette adds HEAD to GET.
+    route.methods = {method}
     return route
 
 
@@ -71,9 +65,7 @@ def _failure(status: int, code: str, message: str) -> Response:
 
 
 async def _known(_request: Request, error: PyschedulerError) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-    return _failure(status, code, str(error))
+    return response_of(error)
 
 
 async def _http(request: Request, error: HTTPException) -> Response:

@@ -15,6 +15,7 @@ from pyscheduler.core.limits import MAX_NODE_ID_CHARS
 from pyscheduler.errors import PyschedulerError
 from pyscheduler.registry import metrics, views
 from pyscheduler.registry.http_paths import Path, Query, respond
+from pyscheduler.registry.job_paths import JOB_PATHS
 from pyscheduler.registry.shared import Shared
 
 READY_TIMEOUT_S: Final = 2.0
@@ -241,6 +242,7 @@ PATHS: Final = (
         views.ExplanationView,
         _errors(404, 422),
     ),
+    *JOB_PATHS,
     Path("/api/v1/config", "The configuration document", _config, ConfigQuery, views.ConfigView, _errors(404, 422)),
     Path(
         "/api/v1/config/schema",

@@ -174,6 +174,7 @@ class ServeProcess:
             # The protocol has its own sign of life, and a pong that waits behind other frames is no dead peer.
             ws_ping_interval=None,
         )
+        shared.job_changes = settings.takes_changes(operator_socket.getsockname()[0])
         operators = Listener(make_app(shared), operator_socket, ws="none", limit_concurrency=_OPERATOR_CONNECTIONS)
         self._listeners = [nodes, operators]
         self._ports = Ports(nodes.port, operators.port)
@@ -190,6 +191,7 @@ class ServeProcess:
             store=self._access.shown_url,
             engine=allocator.engine,
             store_owner=self.owns_store,
+            operator_changes=shared.job_changes,
             pid=os.getpid(),
         )
 
@@ -306,6 +308,8 @@ class ServeProcess:
         if self._stopped:
             return
         self._stopped = True
+        if self._shared is not None:
+            self._shared.stopping.set()
         if self._node_door is not None:
             self._node_door.stopping = True
         for listener in self._listeners[:1]:

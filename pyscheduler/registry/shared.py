@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ class Shared:
         grace_ms: reconnect grace, in ms.
         send_timeout_ms: how long one message may take to leave, in ms.
         takeover: whether a newcomer with the id of a live node displaces it.
+        job_changes: whether the operator door changes jobs.
         started_s: when the process began, by the monotonic clock.
     """
 
@@ -50,6 +52,11 @@ class Shared:
     grace_ms: int
     send_timeout_ms: int
     takeover: bool
+    job_changes: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process begins to stop: who waits at a door waits no longer."""
+    job_waits: int = 0
+    """Requests that wait for a node at the operator door."""
     started_s: float = field(default_factory=time.monotonic)
     _opened: int = field(default=0, init=False)
 

@@ -13,21 +13,34 @@ from pydantic import BaseModel, ConfigDict, Field
 from pyscheduler.core import results
 
 
-class _View(BaseModel):
+class View(BaseModel):
+    """What all answers share."""
+
     # Built when they are first needed: a start need not wait for answers that nobody has asked for.
     model_config = ConfigDict(frozen=True, populate_by_name=True, defer_build=True)
 
 
-class ErrorBody(_View):
+class ErrorBody(View):
+    """What went wrong. Fields that do not apply are left out."""
+
     code: str = Field(description="Name of the error, such as not_found.")
     message: str
+    next: str = Field(default="", description="What to do about it, where the message does not say.")
+    attempt: int = Field(default=0, description="Attempt that the job is at.")
+    state: str = Field(default="", description="State that it is in.")
+    owner: str = Field(default="", description="Who owns the attempt.")
+    reasons: Mapping[str, int] = Field(
+        default_factory=dict, description="How many nodes fail each condition of the job; quota counts the job itself."
+    )
+    missing: tuple[str, ...] = Field(default=(), description="Capabilities that no node has at all.")
+    version: int = Field(default=0, description="Config version of the answer.")
 
 
-class ErrorView(_View):
+class ErrorView(View):
     error: ErrorBody
 
 
-class HealthView(_View):
+class HealthView(View):
     status: Literal["ok"]
     instance: str
     version: str
@@ -36,13 +49,13 @@ class HealthView(_View):
     nodes: int = Field(description="Nodes that are registered through this process.")
 
 
-class ReadyView(_View):
+class ReadyView(View):
     ready: bool
     reason: str = Field(description="Why not; empty when ready.")
     store_ms: float | None = Field(description="Round trip to the store, in ms.")
 
 
-class HoldView(_View):
+class HoldView(View):
     owner: str
     reason: str
     at: int
@@ -69,7 +82,7 @@ def _node(value: results.NodeState) -> dict[str, Any]:
     }
 
 
-class NodeView(_View):
+class NodeView(View):
     node_id: str
     status: str = Field(description="registering, ready, degraded, draining or offline.")
     pool: str | None
@@ -88,7 +101,7 @@ class NodeView(_View):
         return cls(**_node(value))
 
 
-class NodePageView(_View):
+class NodePageView(View):
     version: int
     total: int
     limit: int
@@ -96,7 +109,7 @@ class NodePageView(_View):
     nodes: tuple[NodeView, ...]
 
 
-class TransitionView(_View):
+class TransitionView(View):
     from_pool: str | None = Field(alias="from")
     to: str | None
     reason: str
@@ -133,7 +146,7 @@ class NodeDetailView(NodeView):
         )
 
 
-class DecisionView(_View):
+class DecisionView(View):
     pool: str
     origin: str
     matches: bool
@@ -141,7 +154,7 @@ class DecisionView(_View):
     failed: tuple[str, ...] = Field(description="Each constraint of the pool that the node does not meet.")
 
 
-class ExplanationView(_View):
+class ExplanationView(View):
     node: NodeDetailView
     reason: str
     version: int
@@ -174,7 +187,7 @@ def _pool(value: results.PoolSummary) -> dict[str, Any]:
     }
 
 
-class PoolView(_View):
+class PoolView(View):
     id: int
     name: str
     origin: str = Field(description="declared or auto.")
@@ -188,7 +201,7 @@ class PoolView(_View):
         return cls(**_pool(value))
 
 
-class PoolTableView(_View):
+class PoolTableView(View):
     version: int
     document_version: int
     nodes: int
@@ -208,14 +221,14 @@ class PoolTableView(_View):
         )
 
 
-class ClassView(_View):
+class ClassView(View):
     node_class: int = Field(alias="class")
     nodes: int
     ready: int
     facts: Mapping[str, Any]
 
 
-class PairView(_View):
+class PairView(View):
     src: str
     tgt: str
 
@@ -244,7 +257,7 @@ class PoolDetailView(PoolView):
         )
 
 
-class CandidateView(_View):
+class CandidateView(View):
     pool: str | None
     pool_id: int | None
     node_class: int = Field(alias="class")
@@ -253,7 +266,7 @@ class CandidateView(_View):
     languages: tuple[str, ...]
 
 
-class CandidatesView(_View):
+class CandidatesView(View):
     candidates: tuple[CandidateView, ...]
 
     @classmethod
@@ -273,7 +286,7 @@ class CandidatesView(_View):
         )
 
 
-class ConfigView(_View):
+class ConfigView(View):
     version: int = Field(
         description="Version since which this document has been in force; 0: none yet, the defaults hold."
     )
@@ -281,12 +294,12 @@ class ConfigView(_View):
     document: Mapping[str, Any]
 
 
-class PoolChangeView(_View):
+class PoolChangeView(View):
     pool: str
     change: str
 
 
-class HistoryEntryView(_View):
+class HistoryEntryView(View):
     version: int
     at: int
     kind: str
@@ -308,11 +321,11 @@ class HistoryEntryView(_View):
         )
 
 
-class HistoryView(_View):
+class HistoryView(View):
     entries: tuple[HistoryEntryView, ...] = Field(description="Newest first.")
 
 
-class EventView(_View):
+class EventView(View):
     """One event. Fields that do not apply are left out; further ones depend on the type, and are text."""
 
     model_config = ConfigDict(extra="allow")
@@ -344,16 +357,16 @@ class EventView(_View):
         return cls.model_validate({**value.fields, **known})
 
 
-class EventsView(_View):
+class EventsView(View):
     events: tuple[EventView, ...] = Field(description="Oldest first.")
     next: str = Field(description="What to give as 'since' for the events after these.")
 
 
-class InstanceView(_View):
+class InstanceView(View):
     instance: str
     lease_ms: int = Field(description="What is left of its lease, in ms.")
     info: Mapping[str, Any]
 
 
-class InstancesView(_View):
+class InstancesView(View):
     instances: tuple[InstanceView, ...]

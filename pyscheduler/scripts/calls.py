@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import ParamSpec, Unpack, get_args, get_type_hints
 
+from pyscheduler.core.jobs import RequestArguments
 from pyscheduler.scripts.loader import ScriptError, load_scripts
 
 P = ParamSpec("P")
@@ -37,16 +38,24 @@ def _encode(value: object) -> str:
     raise TypeError(f"{value!r} cannot be an argument of a script")
 
 
+def _parameters(signature: Callable[..., None]) -> Iterator[str]:
+    for name, parameter in inspect.signature(signature).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (shared,) = get_args(get_type_hints(signature)[name])
+            yield from shared.__annotations__
+        else:
+            yield name
+
+
 def _verb(signature: Callable[P, None]) -> Callable[P, Call]:
     name = signature.__name__
     script = load_scripts().get(name)
     if script is None:
         raise ScriptError(f"{name}: there is no lua/{name}.lua")
-    parameters = tuple(inspect.signature(signature).parameters)
-    if parameters != script.header.args:
-        raise ScriptError(
-            f"{name}: the wrapper takes {parameters}, the header of lua/{name}.lua says {script.header.args}"
-        )
+    taken, parameters = tuple(_parameters(signature)), script.header.args
+    # Keywords alone: their order is the header's, whatever it is here.
+    if sorted(taken) != sorted(parameters):
+        raise ScriptError(f"{name}: the wrapper takes {taken}, the header of lua/{name}.lua says {parameters}")
     fixed = parameters[:-1] if script.header.variadic else parameters
     rest = parameters[-1] if script.header.variadic else None
 
@@ -160,37 +169,30 @@ def reserve_slots(
     job_id: str,
     attempt: int,
     owner: str,
-    slots: int,
     lease_ms: int,
-    tenant: str,
-    session: str,
-    src: str,
-    tgt: str,
-    services: str,
-    labels: str,
-    scope: str,
-    exclude: str,
-    exclude_pools: str,
     digest: str,
+    **request: Unpack[RequestArguments],
 ) -> None: ...
 
 
 @_verb
-def explain_job(
-    *,
-    job_id: str,
-    slots: int,
-    tenant: str,
-    session: str,
-    src: str,
-    tgt: str,
-    services: str,
-    labels: str,
-    scope: str,
-    exclude: str,
-    exclude_pools: str,
-) -> None: ...
+def explain_job(*, job_id: str, **request: Unpack[RequestArguments]) -> None: ...
 
 
 @_verb
 def update_jobs(*, operation: str, job_id: str, attempt: int, owner: str, lease_ms: int, reason: str) -> None: ...
+
+
+@_verb
+def list_jobs(
+    *,
+    after_ms: int,
+    after: str,
+    limit: int,
+    node: str,
+    pool: str,
+    tenant: str,
+    owner: str,
+    state: str,
+    ids: Sequence[str],
+) -> None: ...

@@ -86,6 +86,14 @@ async def an_explanation_of_a_job(cell: Cell) -> Steps:
     await cell.allocator.explain_job("j", ANY)
 
 
+@quiet_scenario
+async def a_page_of_jobs(cell: Cell) -> Steps:
+    await two_nodes(cell)
+    await reserve(cell)
+    yield
+    await cell.allocator.jobs()
+
+
 @scenario
 async def a_job_that_starts(cell: Cell) -> Steps:
     await two_nodes(cell)

@@ -94,3 +94,12 @@ def test_the_reasons_of_a_placement_are_all_explained() -> None:
     from pyscheduler.cli.rules import REASONS
 
     assert set(re.findall(r"^\| `(\w+)` \|", SECTIONS["node explain"], flags=re.MULTILINE)) == set(REASONS)
+
+
+def test_what_is_against_a_node_has_words() -> None:
+    from pyscheduler.cli.job_words import REASONS, STATE_STYLES
+    from pyscheduler.core.jobs import NO_NODE_REASONS, JobState
+
+    assert set(REASONS) == set(NO_NODE_REASONS)
+    assert set(STATE_STYLES) == set(JobState)
+    assert all(f"`{state}`" in SECTIONS["job list"] for state in (*JobState, "live"))

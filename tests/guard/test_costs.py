@@ -119,6 +119,9 @@ COSTS = {
         sent=21440,
         round_trips=4,
     ),
+    "page of 10 jobs": Cost("evalsha hlen hmget*2 time zrange", 254),
+    "live jobs of a node": Cost("evalsha hget hlen hmget*2 time zmscore", 269),
+    "one job": Cost("evalsha hlen hmget*2 time zmscore", 268),
     "explanation of a job": Cost(
         commands="evalsha hget*3 hgetall hlen hmget*4 time zcard zcount zmscore*5 zrangebylex*2 zrangebyscore*4",
         sent=564,
@@ -138,6 +141,7 @@ CLOSURES = {
     "explain_node": 61,
     "find_pools": 31,
     "hold_node": 23,
+    "list_jobs": 18,
     "list_nodes": 28,
     "list_pools": 13,
     "open_namespace": 12,
@@ -451,6 +455,27 @@ async def _(place: Place) -> Work:
     await place.fleet(10)
     await jobs(place, 1)()
     return lambda: place.allocator.finish_job("job-0000", 1, owner="test")
+
+
+@case("page of 10 jobs")
+async def _(place: Place) -> Work:
+    await place.fleet(10)
+    await jobs(place, 10)()
+    return place.allocator.jobs
+
+
+@case("live jobs of a node")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    await jobs(place, 4)()
+    return lambda: place.allocator.jobs(node="node-00000", state="live")
+
+
+@case("one job")
+async def _(place: Place) -> Work:
+    await place.fleet(1)
+    await jobs(place, 1)()
+    return lambda: place.allocator.job("job-0000")
 
 
 @case("explanation of a job")

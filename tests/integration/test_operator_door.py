@@ -206,7 +206,7 @@ async def test_bad_input_gets_an_error_document(door: Door, path: str, status: i
     assert error["message"].isprintable()
 
 
-async def test_it_only_reads(door: Door) -> None:
+async def test_nodes_are_only_read(door: Door) -> None:
     for method in ("post", "put", "patch", "delete", "options"):
         answer = await door.http.request(method, "/api/v1/nodes/node-german")
         assert answer.status_code == 405
@@ -226,13 +226,18 @@ async def test_every_path_is_described(door: Door) -> None:
         "/api/v1/nodes",
         "/api/v1/nodes/{node_id}",
         "/api/v1/nodes/{node_id}/explain",
+        "/api/v1/jobs",
+        "/api/v1/jobs/{job_id}",
+        "/api/v1/jobs/reserve",
+        "/api/v1/jobs/explain",
+        *(f"/api/v1/jobs/{{job_id}}/{word}" for word in ("renew", "start", "finish", "fail", "release", "reassign")),
         "/api/v1/config",
         "/api/v1/config/schema",
         "/api/v1/history",
         "/api/v1/events",
         "/api/v1/instances",
     }
-    assert all(one["get"]["summary"] for one in paths.values())
+    assert all(one["summary"] for methods in paths.values() for one in methods.values())
 
 
 async def test_metrics_count_without_naming_nodes(door: Door) -> None:

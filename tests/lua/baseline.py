@@ -94,6 +94,9 @@ def baseline(token: str) -> dict[str, calls.Call]:
         "update_jobs": calls.update_jobs(
             operation="finish", job_id="job-1", attempt=1, owner="me", lease_ms=1000, reason="done"
         ),
+        "list_jobs": calls.list_jobs(
+            after_ms=0, after="", limit=10, node="", pool="", tenant="", owner="", state="", ids=()
+        ),
         "renew_instance": calls.renew_instance(instance="i1", lease_ms=1000, info="{}"),
         "list_pools": calls.list_pools(name=""),
         "list_nodes": calls.list_nodes(mode="all", pool="", offset=0, limit=10, ids=()),

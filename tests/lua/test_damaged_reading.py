@@ -370,3 +370,25 @@ async def test_a_damaged_auto_pool_is_left_as_it_is(cell: Cell) -> None:
         await cell.pass_time(24 * 3600 * 1000)
         await cell.reconcile()
     assert await cell.store.command("HGET", cell.store.key("pools"), "de-fr") == stored
+
+
+@pytest.mark.parametrize("stored", ["x", "1 v 5", ""])
+async def test_a_job_that_is_damaged_is_in_no_list(cell: Cell, stored: str) -> None:
+    await populate(cell)
+    await damage(cell, "HSET", "jobs", "job-1", stored)
+    assert (await cell.allocator.jobs()).jobs == (await cell.allocator.jobs(node="n1", state="live")).jobs == ()
+    assert await cell.allocator.describe_jobs(["job-1"]) == []
+
+
+async def test_a_job_without_an_end_is_shown_and_has_none(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "ZREM", "due", "job-1")
+    assert (await cell.allocator.jobs()).jobs == ()
+    assert (await cell.allocator.job("job-1")).lease_end_ms == 0
+    assert [one.lease_end_ms for one in (await cell.allocator.jobs(node="n1", state="live")).jobs] == [0]
+
+
+async def test_jobs_of_a_node_whose_reservations_are_spoilt(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HSET", "reserved", "n1", "x")
+    assert (await cell.allocator.jobs(node="n1", state="live")).jobs == ()

@@ -235,6 +235,16 @@ BAD = {
     "renew_instance": {"instance": ["", "a b"], "lease_ms": ["-1", ""], "info": ["", "[]", "{" + LONG]},
     "open_namespace": {"auto": ["", "1"], "admission": ["", "["], "selection": ["", "7"]},
     "list_nodes": {"mode": ["", "some"], "offset": ["-1"], "limit": ["0", "5001"]},
+    "list_jobs": {
+        "after_ms": ["", "-1", "1.5", "9007199254740992"],
+        "after": ["a b", "é", "@@a", "a!", "a" * 130],
+        "limit": ["", "0", "1001"],
+        "node": ["a b", "a" * 129],
+        "pool": ["A", "a b", "a" * 129],
+        "tenant": ["a b", "a" * 65],
+        "owner": ["a b", "a" * 65],
+        "state": ["v", "Live", "ended"],
+    },
     "explain_node": {"node_id": ["", "a b"], "decisions": ["", "2"]},
     "find_pools": {"src": ["", "EN", "a b", "e" * 80], "tgt": ["", "zh:1"]},
 }
@@ -336,6 +346,11 @@ WORDS = {
         "mode": {"mode must be all, pool or ids"},
         "offset": {"offset or limit"},
         "limit": {"offset or limit"},
+    },
+    "list_jobs": {
+        "after_ms": {"after_ms or limit"},
+        "limit": {"after_ms or limit"},
+        "state": {"state must be live or a state"},
     },
     "explain_node": {
         "decisions": {"decisions must be 0 or 1"},

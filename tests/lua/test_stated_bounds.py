@@ -120,6 +120,17 @@ async def test_a_reading_takes_5000_names(cell: Cell) -> None:
                 await cell.store.run(call)
 
 
+async def test_a_reading_takes_1000_names_of_jobs(cell: Cell) -> None:
+    call = baseline(await populate(cell))["list_jobs"]
+    for count in (1000, 1001):
+        named = calls.Call("list_jobs", (*call.argv, *(f"x{number}" for number in range(count))))
+        if count == 1000:
+            assert (await cell.store.run(named))[4:] == ["0", "", "0"]
+        else:
+            with pytest.raises(InvalidInput):
+                await cell.store.run(named)
+
+
 async def test_a_number_has_digits_and_nothing_else_and_16_of_them_at_most(cell: Cell) -> None:
     call = baseline(await populate(cell))["release_node"]
     for epoch in ("1", "9007199254740991", "1000000000000000"):

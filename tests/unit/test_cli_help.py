@@ -12,7 +12,7 @@ from pyscheduler.cli.app import Later
 from pyscheduler.cli.root import commands
 
 LEAVES = commands()
-NAMES = [*LEAVES, "pool", "node", "config"]
+NAMES = [*LEAVES, "pool", "node", "job", "config"]
 
 
 def test_the_command_tree_is_the_one_that_is_promised() -> None:
@@ -21,6 +21,8 @@ def test_the_command_tree_is_the_one_that_is_promised() -> None:
         "simulate",
         *(f"pool {name}" for name in ("sync", "list", "show", "find", "history", "rollback")),
         *(f"node {name}" for name in ("list", "show", "explain", "drain", "resume")),
+        *(f"job {name}" for name in ("list", "show", "explain", "reserve", "reassign", "renew", "start")),
+        *(f"job {name}" for name in ("finish", "fail", "release")),
         "events",
         *(f"config {name}" for name in ("show", "schema", "check-file")),
         "check",
