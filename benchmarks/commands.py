@@ -131,7 +131,7 @@ local call = redis.call
 local CONFIG, _, CLASSES, _, _, _, READY, LEASES, SESSIONS = unpack(KEYS)
 local EVENTS, JOBS, DUE, RESERVED, _, TENANT_RULES, ROUTES = unpack(KEYS, 11)
 local count = #ARGV / 16
-local ids, names, tenants, jobs, due, chosen, reserved, reply = {}, {}, { '' }, {}, {}, {}, {}, {}
+local ids, names, tenants, jobs, due, chosen, scores, reserved, reply = {}, {}, { '' }, {}, {}, {}, {}, {}, {}
 for index = 1, count do
   local from, at = index * 16 - 16, index * 2
   ids[index], names[index], tenants[index + 1] = ARGV[from + 1], ARGV[from + 5], ''
@@ -153,7 +153,7 @@ for index = 1, count do
   call('ZMSCORE', LEASES, flat[1], flat[3], flat[5], flat[7])
   call('HGET', SESSIONS, flat[1])
   call('HGET', RESERVED, flat[1])
-  chosen[index] = flat[1]
+  chosen[index], scores[index] = flat[1], flat[2]
   reserved[index * 2 - 1], reserved[index * 2] = flat[1], '1 ' .. ids[index]
   reply[to + 1], reply[to + 2], reply[to + 3], reply[to + 4], reply[to + 5] = 'OK', '1', '1', 'reserved', flat[1]
   reply[to + 6], reply[to + 7], reply[to + 8], reply[to + 9] = '9000000000000', 'pool-05', '2', '1'
@@ -162,15 +162,11 @@ end
 call('HSET', JOBS, unpack(jobs))
 call('ZADD', DUE, unpack(due))
 call('HSET', RESERVED, unpack(reserved))
-if count == 1 then
-  call('ZADD', READY, 'XX', 'INCR', 2, chosen[1])
-else
-  local moved = {}
-  for index, score in ipairs(call('ZMSCORE', READY, unpack(chosen))) do
-    moved[index * 2 - 1], moved[index * 2] = string.format('%.4f', score + 2), chosen[index]
-  end
-  call('ZADD', READY, 'XX', unpack(moved))
+local moved = {}
+for index, node_id in ipairs(chosen) do
+  moved[index * 2 - 1], moved[index * 2] = scores[index] + 2, node_id
 end
+call('ZADD', READY, 'XX', unpack(moved))
 for index = 1, count do
   call(
     'XADD', EVENTS, 'MAXLEN', '~', 100000, '*', 'type', 'job.reserved', 'at', 9000000000000, 'version', 2,

@@ -198,6 +198,7 @@ local function reserve(index, job)
       tenant = job.tenant, owner = job.owner, session = job.session, digest = job.digest, reason = '',
     }
     take_slots(job.job_id, made, lease_end)
+    note_place(node)
     note_used(node.id, slots_of_node(node.id).used)
     taken[#taken + 1] = { job_id = job.job_id, made = made, reason = old and 'reassigned' or 'new' }
     if pool.strategy == 'a' and job.session ~= '' then

@@ -1,4 +1,5 @@
--- Where chance or a memory decides, or all that was looked at is dead: what most calls do not need. Each returns {id, weight, used} or nil.
+-- Where chance or a memory decides, or all that was looked at is dead: what most calls do not need. Each returns a node as selecting.lua has
+-- it, {id, class, load, weight, used}, or nil.
 -- Uses: READY, LEASES, and selecting.lua.
 
 -- A number by chance, below `bound`: the job's own, so that the same call gives the same.
@@ -13,7 +14,7 @@ local function able(node_id, class, score, job, capacity)
   if used + job.slots > capacity or job.excluded[node_id] then
     return nil
   end
-  return { id = node_id, weight = math.max(load, used / capacity), used = used }
+  return { id = node_id, class = class, load = load, weight = math.max(load, used / capacity), used = used }
 end
 
 local sample

@@ -5,7 +5,7 @@
 --@include lib/ready.lua
 
 local jobs, known_ends, job_ends, nodes_with_jobs, tenants_with_jobs = {}, {}, {}, {}, {}
-local changed_jobs, forgotten, endings = {}, {}, {}
+local changed_jobs, forgotten, endings, places = {}, {}, {}, {}
 
 local function read_jobs(ids, now)
   local stored, ends = redis.call('HMGET', JOBS, unpack(ids)), redis.call('ZMSCORE', DUE, unpack(ids))
@@ -100,28 +100,24 @@ local function forget_job(job_id)
   forgotten[#forgotten + 1] = job_id
 end
 
+-- Where a node is in `ready`, if the caller knows: {id, class, load}. Then many can be moved by one command.
+local function note_place(node)
+  places[node.id] = node
+end
+
 -- Moves the nodes to where their slots put them in `ready`, those of them that are in it.
 local function move_nodes()
-  local moved, moves = {}, {}
+  local moved = {}
   for node_id, node in pairs(nodes_with_jobs) do
-    if node.used ~= node.before then
-      moved[#moved + 1], moves[#moves + 1] = node_id, (node.used - node.before) * 2
+    local place = places[node_id]
+    if node.used ~= node.before and place then
+      moved[#moved + 1], moved[#moved + 2] = ready_score(place.class, node.used, place.load), node_id
+    elseif node.used ~= node.before then
+      redis.call('ZADD', READY, 'XX', 'INCR', (node.used - node.before) * 2, node_id)
     end
   end
-  if #moved == 1 then
-    redis.call('ZADD', READY, 'XX', 'INCR', moves[1], moved[1])
-    return
-  end
-  for first = 1, #moved, CHUNK do
-    local scores, placed = redis.call('ZMSCORE', READY, unpack(moved, first, math.min(first + CHUNK - 1, #moved))), {}
-    for index, score in ipairs(scores) do
-      if score then
-        placed[#placed + 1], placed[#placed + 2] = score + moves[first + index - 1], moved[first + index - 1]
-      end
-    end
-    if #placed > 0 then
-      redis.call('ZADD', READY, 'XX', unpack(placed))
-    end
+  if #moved > 0 then
+    redis.call('ZADD', READY, 'XX', unpack(moved))
   end
 end
 

@@ -131,7 +131,10 @@ local function best_of_class(look, job, now, best, patience)
     local place = first_able(look, run, job, now, patience)
     local weight = place and math.max(run.loads[place], used / capacity)
     if place and is_better(weight, used, best) then
-      best = { id = run.ids[place], weight = weight, used = used, run = place > run.checked and run, place = place }
+      best = {
+        id = run.ids[place], class = look.class, load = run.loads[place], weight = weight, used = used,
+        run = place > run.checked and run, place = place,
+      }
     end
     used = run.next_used or used + 1
     run = used <= most and (not best or used / capacity < best.weight) and run_after(look, run)
@@ -142,7 +145,7 @@ local function best_of_class(look, job, now, best, patience)
     if used <= most and is_better(used / capacity, used, best) and not job.excluded[node.id] then
       local weight = math.max(node.load, used / capacity)
       if is_better(weight, used, best) then
-        best = { id = node.id, weight = weight, used = used }
+        best = { id = node.id, class = look.class, load = node.load, weight = weight, used = used }
       end
     end
   end

@@ -115,7 +115,7 @@ COSTS = {
     ),
     "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
     "reservation of 128 jobs": Cost(
-        commands="evalsha*4 hget*256 hlen*8 hmget*16 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*26 zrangebyscore*19",
+        commands="evalsha*4 hget*256 hlen*8 hmget*16 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*22 zrangebyscore*19",
         sent=21440,
         round_trips=4,
     ),
@@ -133,8 +133,8 @@ COSTS = {
 }
 
 CLOSURES = {
-    "update_jobs": 34,
-    "reserve_slots": 69,
+    "update_jobs": 35,
+    "reserve_slots": 70,
     "explain_job": 49,
     "bump_config_version": 66,
     "check": 61,
