@@ -66,14 +66,12 @@ def expand(name: str, files: Mapping[str, str]) -> str:
         lines: list[str] = []
         included_here: set[str] = set()
         for number, line in enumerate(files[path].splitlines(), 1):
-            match = _INCLUDE.match(line)
-            if match is None:
-                if line.startswith("--@"):
-                    raise ScriptError(
-                        f"{path}:{number}: unknown directive {line.strip()!r}; only --@include PATH is known"
-                    )
+            if not line.startswith("--@"):
                 lines.append(line)
                 continue
+            match = _INCLUDE.match(line)
+            if match is None:
+                raise ScriptError(f"{path}:{number}: unknown directive {line.strip()!r}; only --@include PATH is known")
             target = match[1]
             if target not in files:
                 raise ScriptError(f"{path}:{number}: included file {target} does not exist")
