@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyscheduler.core.results import Event
 
 # Fields that only programs want on every line; --json has them.
-_DULL = frozenset({"digest", "reported"})
+_DULL = frozenset({"digest", "reported", "job_id"})
 
 _PAGE = 1000
 _POLL_S = 0.5
@@ -41,6 +41,9 @@ _STYLES = {
     "pool.removed": "cyan",
     "config.bumped": "bold",
     "class.remapped": "bold",
+    "job.reserved": "green",
+    "job.started": "green",
+    "job.ended": "yellow",
     "reconcile.braked": "bold red",
 }
 
@@ -78,6 +81,7 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option("--node", "node_id", metavar="ID", help="Only events of this node.")
 @click.option("--pool", metavar="NAME", help="Only events that name this pool.")
+@click.option("--job", "job_id", metavar="ID", help="Only events of this job.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N events.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @store_options
@@ -88,6 +92,7 @@ def events(
     types: tuple[str, ...],
     node_id: str | None,
     pool: str | None,
+    job_id: str | None,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -103,6 +108,7 @@ def events(
             (not types or event.type in types)
             and (node_id is None or event.node_id == node_id)
             and (pool is None or pool in (event.pool, event.from_, event.to))
+            and (job_id is None or event.fields.get("job_id") == job_id)
         )
 
     def show(event: Event) -> None:
@@ -172,9 +178,12 @@ def _line(out: Console, event: Event) -> Text:
         "  ",
         output.text(f"v{event.version}", "dim"),
     )
-    subject = event.node_id or ("" if event.type.startswith("node.") else event.pool)
+    job_id = event.fields.get("job_id")
+    subject = job_id or event.node_id or ("" if event.type.startswith("node.") else event.pool)
     if subject:
         line.append("  ").append_text(output.text(subject, "bold"))
+    if job_id and event.node_id:
+        line.append("  ").append_text(output.text(f"on {event.node_id}"))
     if event.from_ is not None or event.to is not None:
         arrow = output.sign(out, "→", "->")
         line.append("  ").append_text(output.text(f"{event.from_ or 'none'} {arrow} {event.to or 'none'}"))
@@ -182,7 +191,7 @@ def _line(out: Console, event: Event) -> Text:
         line.append("  ").append_text(output.text(event.pool))
     if event.reason:
         line.append("  ").append_text(output.text(event.reason, "italic"))
-    extra = " ".join(f"{key}={value}" for key, value in event.fields.items() if key not in _DULL)
+    extra = " ".join(f"{key}={value}" for key, value in event.fields.items() if value and key not in _DULL)
     if extra:
         line.append("  ").append_text(output.text(extra, "dim"))
     return line

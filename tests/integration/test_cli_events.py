@@ -14,6 +14,7 @@ from typing import Any
 import click.testing
 import pytest
 
+from pyscheduler.core.jobs import JobRequest
 from tests.commands import Cli, error_of, file_of, named
 from tests.harness import Cell
 from tests.support import wait_until_async
@@ -54,6 +55,20 @@ async def test_events_are_objects_one_a_line(cli: Cli, cell: Cell, tmp_path: Pat
     page = (await cli("events")).stdout
     assert re.search(r"node\.assigned +v2  n1  none → en-zh", page)
     assert len(page.splitlines()) == len(events)
+
+
+async def test_events_of_a_job_name_it_first(cli: Cli, cell: Cell) -> None:
+    await cell.register("n1", "en", "zh")
+    for job_id in ("j1", "j2"):
+        await cell.allocator.reserve(job_id, JobRequest("zh", "en"), owner="me", lease_ms=60_000)
+    await cell.allocator.finish_job("j1", 1, owner="me")
+    assert [event["type"] for event in lines_of(await cli("events", "--json", "--job", "j1"))] == [
+        "job.reserved",
+        "job.ended",
+    ]
+    lines = (await cli("events", "--job", "j1")).stdout.splitlines()
+    assert re.search(r"job\.reserved +v2  j1  on n1  en-zh  new  attempt=1 epoch=\d+ slots=1 owner=me$", lines[0])
+    assert re.search(r"job\.ended +v2  j1  on n1  en-zh  finish  attempt=1 slots=1 state=finished$", lines[1])
 
 
 @pytest.mark.parametrize("option", [["--since", "yesterday"], ["--type", "node.moved"], ["--limit", "0"]])
