@@ -1,5 +1,5 @@
--- Where chance or a memory decides, or all that was looked at is dead: what most calls do not need. Each returns a node as selecting.lua has
--- it, {id, class, load, weight, used}, or nil.
+-- Where chance or a memory decides, or all that was looked at is dead: what most calls do not need. Each returns a node as selecting.lua
+-- has it, {id, class, load, weight, used}, or nil.
 -- Uses: READY, LEASES, and selecting.lua.
 
 -- A number by chance, below `bound`: the job's own, so that the same call gives the same.
