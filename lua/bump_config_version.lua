@@ -122,6 +122,8 @@ for order, pool in ipairs(wanted) do
   pool.constraints = specificity(pool.match)
 end
 
+local FACTS_AT_ONCE = 64 -- of so many classes: they may be long
+
 -- Read and decide.
 local config, refusal = read_config('version', 'auto', 'document_version', 'document_digest', 'declared_pools', 'next_pool')
 if not config then
@@ -221,9 +223,13 @@ end
 
 -- Every class, under the pools that there will be.
 index_rules(after)
-local classes, waiting = {}, {}
-for _, class in ipairs(numbers) do
-  local facts = stored_facts(redis.call('HGET', CLASS_FACTS, class) or '{}') or stored_facts('{}')
+local classes, waiting, texts = {}, {}, {}
+for place, class in ipairs(numbers) do
+  local offset = (place - 1) % FACTS_AT_ONCE
+  if offset == 0 then
+    texts = redis.call('HMGET', CLASS_FACTS, unpack(numbers, place, math.min(place + FACTS_AT_ONCE - 1, #numbers)))
+  end
+  local facts = stored_facts(texts[offset + 1] or '{}') or stored_facts('{}')
   local to, reason, set_name = place_by_index(after, facts)
   local from = pool_of[class]
   if to ~= from then

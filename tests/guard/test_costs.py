@@ -79,11 +79,14 @@ COSTS = {
     "hold": Cost("evalsha hget*5 hlen hmget hset time xadd xlen zcard zrem zscore", 420),
     "lift of a hold": Cost("evalsha hdel hget*5 hmget time xadd xlen zadd zcard zscore", 421),
     "sync, 2 pools added, 1 removed, 2 of 3 classes remapped": Cost(
-        "evalsha exists hdel hget*3 hgetall*3 hmget hset*4 time xadd*7 xinfo xlen zcard*2 zcount*2",
-        1170,
+        commands="evalsha exists hdel hgetall*3 hmget*2 hset*4 time xadd*7 xinfo xlen zcard*2 zcount*2",
+        sent=1170,
+        round_trips=1,
     ),
     "sync, unchanged": Cost("evalsha hgetall*2 hmget time xlen zcard*2", 1170),
-    "plan of a sync": Cost("evalsha exists hget hgetall*3 hmget time xinfo xlen zcard*2 zcount", 1169),
+    "plan of a sync": Cost(
+        commands="evalsha exists hgetall*3 hmget*2 time xinfo xlen zcard*2 zcount", sent=1169, round_trips=1
+    ),
     "reconcile, nothing to do, 10 nodes": Cost(
         "evalsha hget*2 hgetall*3 hlen*7 hmget*2 hset time xlen zcard*4 zcount*2 zmscore zrange",
         866,
