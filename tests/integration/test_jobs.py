@@ -267,6 +267,17 @@ async def test_a_further_attempt_takes_the_place_of_the_one_before_on_another_no
             await future
 
 
+async def test_attempts_that_arrive_together_have_their_events_in_the_order_in_which_they_were_made(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "en", "zh")
+    await asyncio.gather(*(reserve(cell, "j", attempt=attempt) for attempt in (1, 2)))
+    assert [
+        (event.type, event.fields["attempt"], event.reason)
+        for event in await cell.allocator.events()
+        if event.type.startswith("job.")
+    ] == [("job.reserved", "1", "new"), ("job.ended", "1", "reassigned"), ("job.reserved", "2", "reassigned")]
+
+
 async def test_a_further_attempt_that_finds_no_node_changes_nothing(cell: Cell) -> None:
     await cell.register("a", "en", "zh")
     await reserve(cell, "j")
