@@ -64,6 +64,7 @@ async def test_no_order_explains_it(planted: str, server: PlainServer, tmp_path:
 
     found = await until_found(look, planted, server, tmp_path)
     print(found.text)
+    assert "undecided" not in found.text
     assert found.subject.startswith((PLANTED[planted].subject, "everything")), found.text
 
 

@@ -36,14 +36,17 @@ TIMEOUT_S = 0.25
 def _document(*pools: dict[str, object], auto: bool = True, **selection: object) -> PoolDocument:
     # The guard would refuse by shares of the fleet: with it, what a sync does would not follow from the configuration.
     return document_of(
-        *pools, auto={"enabled": auto}, guard={"max_unassigned_share": 1}, selection={"slots_per_node": 2, **selection}
+        *pools,
+        auto={"enabled": auto},
+        guard={"max_unassigned_share": 1},
+        selection={"slots_per_node": 2, "tenant_slots": 2, **selection},
     )
 
 
 DOCUMENTS = (
     _document(),
-    _document(pool("german", semantic={"contains": ["de"]}), tenant_slots=2),
-    _document(pool("big", gpu={"min_memory_gb": 16}), on_new_epoch="lose", tenant_slots=2),
+    _document(pool("german", semantic={"contains": ["de"]}), tenant_slots=0),
+    _document(pool("big", gpu={"min_memory_gb": 16}), on_new_epoch="lose"),
     _document(
         pool("german", semantic={"contains": ["de"]}),
         pool("big", priority=1, gpu={"min_memory_gb": 16}),
@@ -202,6 +205,7 @@ class Contender(Client):
         over_ns = time.monotonic_ns() + BRIEF_NS
         while time.monotonic_ns() < over_ns:
             await self.read_version()
+        await self._reserve()
         done = await self.register(node, self._facts(), self._status(), takeover=False)
         if done:
             self._tenures[node] = done
