@@ -11,25 +11,26 @@ from hypothesis.stateful import rule
 
 from pyscheduler import Facts, JobRequest, NodeReport
 from tests.harness import LEASE_MS, STANDING_CLOCK, document_of
-from tests.histories.jobs import CALLERS, LONG_MS, OPERATIONS
+from tests.histories.jobs import CALLERS, JOBS, LONG_MS, OPERATIONS
 from tests.histories.machine import Histories
-from tests.histories.vocabulary import ABLE, FACTS, NODES, OWNERS, requests, selections
+from tests.histories.vocabulary import ABLE, ENGLISH, FACTS, NODES, OWNERS, loads, pools, requests, selections
 
 
 class HistoriesWithJobs(Histories):
     """See :func:`machine`."""
 
     def _give_jobs(
-        self, nodes: Mapping[str, Facts], selection: dict[str, Any], request: JobRequest, lease_ms: int
+        self, nodes: Mapping[str, NodeReport], selection: dict[str, Any], request: JobRequest, lease_ms: int
     ) -> None:
         self.sync(document_of(selection=selection), force=True, allow_empty=True, stale=False)
-        for node_id, facts in nodes.items():
-            self._connect(node_id, NodeReport.of(facts), True)
+        for node_id, report in nodes.items():
+            self._connect(node_id, report, True)
         self.reserve_in_one_call(request, lease_ms)
 
     @rule(
         node_ids=st.permutations(NODES),
         facts=st.sampled_from(FACTS) | st.just(ABLE),
+        load=loads,
         selection=selections,
         request=requests,
         operations=st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=3),
@@ -39,13 +40,19 @@ class HistoriesWithJobs(Histories):
         self,
         node_ids: list[str],
         facts: Facts,
+        load: float,
         selection: dict[str, Any],
         request: JobRequest,
         operations: list[str],
         milliseconds: int,
     ) -> None:
         """With an attempt after the first, and with all those who may not speak of them."""
-        self._give_jobs({node_ids[0]: ABLE, node_ids[1]: facts}, selection, request, LONG_MS)
+        self._give_jobs(
+            {node_ids[0]: NodeReport.of(ABLE, load=load), node_ids[1]: NodeReport.of(facts)},
+            selection,
+            request,
+            LONG_MS,
+        )
         for job_id, job in sorted(self.state.jobs.items())[:2]:
             self._reserve(job_id, request, job.attempt + 1, CALLERS[0], LONG_MS)
         self.time_passes(milliseconds, upkeep=False)
@@ -53,6 +60,34 @@ class HistoriesWithJobs(Histories):
             for operation in operations:
                 self._speak(job_id, operation, job.attempt, job.owner)
         self.those_speak_who_may_not(request)
+
+    @rule(
+        declared=st.lists(pools, max_size=2, unique_by=lambda one: one["name"]),
+        selection=selections,
+        there=st.lists(st.tuples(st.sampled_from(ENGLISH), loads), min_size=2, max_size=len(NODES)),
+        tenant=st.sampled_from(["", "acme"]),
+    )
+    def jobs_choose_among_nodes(
+        self, declared: list[dict[str, Any]], selection: dict[str, Any], there: list[tuple[Facts, float]], tenant: str
+    ) -> None:
+        """One after the other, of several pools and loads."""
+        self.sync(document_of(*declared, selection=selection), force=True, allow_empty=True, stale=False)
+        for node_id, (facts, load) in zip(NODES, there, strict=False):
+            self._connect(node_id, NodeReport.of(facts, load=load), True)
+        for job_id in JOBS:
+            job = self.state.jobs.get(job_id)
+            request = JobRequest("en", "en", tenant=tenant)
+            self._reserve(job_id, request, job.attempt + 1 if job else 1, CALLERS[0], LONG_MS)
+
+    @rule(node_id=st.sampled_from(NODES), selection=selections, request=requests)
+    def jobs_come_when_leases_have_ended(self, node_id: str, selection: dict[str, Any], request: JobRequest) -> None:
+        """Before upkeep takes the nodes away."""
+        self._give_jobs({node_id: NodeReport.of(ABLE)}, selection, request, LONG_MS)
+        self.time_passes(LEASE_MS, upkeep=False)
+        for job_id in JOBS:
+            job = self.state.jobs.get(job_id)
+            self._reserve(job_id, request, job.attempt + 1 if job else 1, CALLERS[0], LONG_MS)
+        self.reserve_in_one_call(request, LONG_MS)
 
     @rule(
         node_id=st.sampled_from(NODES),
@@ -64,7 +99,9 @@ class HistoriesWithJobs(Histories):
     def a_node_with_jobs_is_in_trouble(
         self, node_id: str, selection: dict[str, Any], request: JobRequest, trouble: str, milliseconds: int
     ) -> None:
-        self._give_jobs({node_id: ABLE}, selection, request, 500 if trouble in ("lapses", "outage") else LONG_MS)
+        self._give_jobs(
+            {node_id: NodeReport.of(ABLE)}, selection, request, 500 if trouble in ("lapses", "outage") else LONG_MS
+        )
         if trouble == "reconnects":
             self._connect(node_id, NodeReport.of(ABLE), True)
         elif trouble == "closes":

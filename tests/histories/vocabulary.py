@@ -33,6 +33,8 @@ FACTS = (
 )
 ABLE = FACTS[4]
 """Facts of a node that can do most of what jobs ask for."""
+ENGLISH = (FACTS[0], FACTS[1], ABLE, FACTS[6], FACTS[-1])
+"""Facts of nodes that can all take a job from English to English, in several pools."""
 ONE_LANGUAGE = FACTS[:4]
 """Facts that are different classes, and name the same auto pool."""
 
@@ -54,11 +56,12 @@ RULES: tuple[dict[str, Any], ...] = (
     {"labels": {"origin": "auto"}},
 )
 
+loads = st.sampled_from([0.0, 0.25, 1.0])
 reports = st.builds(
     NodeReport.of,
     st.sampled_from(FACTS),
     status=st.sampled_from([NodeStatus.READY, NodeStatus.READY, NodeStatus.REGISTERING, NodeStatus.DEGRADED]),
-    load=st.sampled_from([0.0, 0.25, 1.0]),
+    load=loads,
     record=st.sampled_from([{}, {"name": "x"}]),
 )
 pools = st.builds(
