@@ -199,17 +199,18 @@ PLANTED = {
         "job", edits={"reserve_slots.lua": {"job.excluded[old.node] = true": ""}}
     ),
     "gives slots that are taken": Planted(
-        "everything", edits={"lib/selecting.lua": {"node.used + job.slots <= capacity and not": "not"}}
+        "everything",
+        edits={"lib/selecting.lua": {"look.capacity, look.capacity - job.slots": "look.capacity, math.huge"}},
     ),
     "asks no quota": Planted(
         "everything",
         edits={"reserve_slots.lua": {"if rule.slots > 0 and others + job.slots > rule.slots then": "if false then"}},
     ),
     "gives nodes that are dead": Planted(
-        "everything", edits={"lib/selecting.lua": {"if tonumber(lease_end or 0) > now then": "if true then"}}
+        "everything", edits={"lib/selecting.lua": {"if tonumber(lease_end or 0) <= now then": "if false then"}}
     ),
     "gives nodes by the configuration of before": Planted(
-        "everything", edits={"lib/routes.lua": {"if found ~= tag then": "if not found then"}}
+        "everything", edits={"lib/routes.lua": {"string.sub(stored, 1, #tag + 1) ~= tag .. '|'": "false"}}
     ),
     "keeps what was reserved on a node that died": Planted(
         "everything", edits={"lib/upkeep_of_jobs.lua": {"lose(job_id, 'node_expired', now)": ""}}
