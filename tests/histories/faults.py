@@ -233,6 +233,10 @@ QUICK = (
     "heartbeats are not fenced",
     "a sync gives numbers again",
     "one lift lifts all",
+    "anybody speaks for a job",
+    "a slot is not given back",
+    "a full node is chosen",
+    "a node keeps the name of a job that has ended",
 )
 """Those that are found within some hundred steps."""
 
