@@ -208,13 +208,13 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lift forgets the slots": (HOLD, "ready_score(session.class, used, load)", "ready_score(session.class, 0, load)"),
     "a registration forgets the slots": (
         UPSERT,
-        "ready_score(number, node.used, node.load)",
-        "ready_score(number, 0, node.load)",
+        "ready_score(number, node.used, tonumber(node.load))",
+        "ready_score(number, 0, tonumber(node.load))",
     ),
     "a load forgets the slots": (
         TOUCH,
-        "ready_score(class, used_slots(reserved), tonumber(ARGV[index * 4]))",
-        "ready_score(class, 0, tonumber(ARGV[index * 4]))",
+        "ready_score(class, reserved and used_slots(reserved) or 0, loads[index])",
+        "ready_score(class, 0, loads[index])",
     ),
     "an outage ends reservations": (
         RECONCILE,
