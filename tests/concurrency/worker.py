@@ -200,12 +200,18 @@ class Contender(Client):
         await self.register(node, self._facts(), self._status(), session=session)
 
     async def _succeed(self, node: str) -> None:
-        """Registers for a moment only, and once that is over asks for the node without taking it from anybody."""
-        await self.register(node, self._facts(), self._status(), brief=True)
+        """Registers for a moment only, and once that is over asks for the node without taking it from anybody.
+
+        Before that a job comes, which must not get it.
+        """
+        await self.register(node, facts_of("de", "en"), NodeStatus.READY, brief=True)
         over_ns = time.monotonic_ns() + BRIEF_NS
         while time.monotonic_ns() < over_ns:
             await self.read_version()
-        await self._reserve()
+        job = f"{self.name}-{self.count}"
+        done_job = await self.reserve(job, REQUESTS[1], 1, owner=self.name)
+        if done_job:
+            await self.update_job("finish", job, 1, owner=self.name)
         done = await self.register(node, self._facts(), self._status(), takeover=False)
         if done:
             self._tenures[node] = done
