@@ -144,8 +144,6 @@ local function keep_affinity(job, node_id)
   end
 end
 
-local taken = {}
-
 local function reserve(index, job)
   local old = job_of(job.job_id)
   if old then
@@ -200,7 +198,7 @@ local function reserve(index, job)
     take_slots(job.job_id, made, lease_end)
     note_place(node)
     note_used(node.id, slots_of_node(node.id).used)
-    taken[#taken + 1] = { job_id = job.job_id, made = made, reason = old and 'reassigned' or 'new' }
+    note_beginning(job.job_id, made, old and 'reassigned' or 'new')
     if pool.strategy == 'a' and job.session ~= '' then
       keep_affinity(job, node.id)
     end
@@ -239,12 +237,10 @@ for _, session in ipairs(new_affinities) do
   redis.call('HSET', AFFINITIES, session, affinity_of(session))
   redis.call('ZADD', DUE, digits(now + AFFINITY_MS), '@' .. session)
 end
-write_ledger(now, version)
-for _, entry in ipairs(taken) do
-  local made = entry.made
+write_ledger(now, version, function(job_id, job, reason)
   emit(
-    now, version, 'job.reserved', 'job_id', entry.job_id, 'attempt', made.attempt, 'node_id', made.node, 'pool', made.pool,
-    'epoch', made.epoch, 'slots', made.slots, 'tenant', made.tenant, 'owner', made.owner, 'reason', entry.reason
+    now, version, 'job.reserved', 'job_id', job_id, 'attempt', job.attempt, 'node_id', job.node, 'pool', job.pool,
+    'epoch', job.epoch, 'slots', job.slots, 'tenant', job.tenant, 'owner', job.owner, 'reason', reason
   )
-end
+end)
 return reply

@@ -70,8 +70,6 @@ redis.call('XLEN', EVENTS)
 redis.call('HLEN', RESERVED)
 redis.call('HLEN', TENANTS)
 
-local started = {}
-
 local function update(operation, job_id, attempt, owner, lease_ms, why)
   local job = job_of(job_id)
   if not job then
@@ -97,7 +95,7 @@ local function update(operation, job_id, attempt, owner, lease_ms, why)
     if operation == 'start' and job.state == 'v' then
       job.state = 'r'
       put_job(job_id, job, now + lease_ms)
-      started[#started + 1] = { job_id = job_id, job = job }
+      note_beginning(job_id, job)
     end
     renew_job(job_id, now + lease_ms)
   end
@@ -118,11 +116,7 @@ if no_permission then
 end
 
 -- Write.
-for _, entry in ipairs(started) do
-  emit(
-    now, version, 'job.started', 'job_id', entry.job_id, 'attempt', digits(entry.job.attempt), 'node_id', entry.job.node,
-    'pool', entry.job.pool
-  )
-end
-write_ledger(now, version)
+write_ledger(now, version, function(job_id, job)
+  emit(now, version, 'job.started', 'job_id', job_id, 'attempt', digits(job.attempt), 'node_id', job.node, 'pool', job.pool)
+end)
 return reply

@@ -153,12 +153,19 @@ class Cluster:
     def owner(self, namespace: str) -> TcpServer:
         """The node that owns the slot of a namespace, by its own account."""
         slot = slot_of(namespace)
-        for node in self.nodes:
-            for line in node.ask("CLUSTER", "NODES").splitlines():
-                fields = line.split(" ")
-                if "myself,master" in fields[2] and any(_within(slot, one) for one in fields[8:]):
-                    return node
-        raise AssertionError(f"nobody owns slot {slot}")
+
+        def look() -> TcpServer | None:
+            for node in self.nodes:
+                for line in node.ask("CLUSTER", "NODES").splitlines():
+                    fields = line.split(" ")
+                    if "myself,master" in fields[2] and any(_within(slot, one) for one in fields[8:]):
+                        return node
+            return None
+
+        # Nodes are asked one after the other: a slot that moves meanwhile may be with none of them when it is asked.
+        found = wait_until(look, f"somebody owns slot {slot}")
+        assert found is not None
+        return found
 
     def close(self) -> None:
         for node in self.nodes:

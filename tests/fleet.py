@@ -12,20 +12,26 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pyscheduler import Allocator
+from pyscheduler import Allocator, JobRequest
 from pyscheduler.core.results import NodeStatus, Registration, Session
 from pyscheduler.core.session import Action, NodeSession, ReadAdmission, Register, Release, SessionPolicy, Touch, Update
-from pyscheduler.errors import PyschedulerError
+from pyscheduler.errors import NoNode, PyschedulerError
 from pyscheduler.scripts.calls import Call
 from pyscheduler.store import Reply, Store, StoreOptions
 from tests.fixtures.clients import HEAD, State
 from tests.harness import GRACE_MS, LEASE_MS, SETTABLE_CLOCK, Cell, document_of
+from tests.oracle import read_state
 
 T = TypeVar("T")
 Probe = Callable[[], Awaitable[None]]
+SLOTS = 4
+"""Slots of each node."""
+
+JOB_LEASE_MS = 20_000
 Pools = Mapping[str, frozenset[str]]
 """Pool name -> ids of the nodes in it that are connected."""
 
@@ -108,6 +114,14 @@ class Socket(ABC):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a job is: a node, and the pool that it was found in."""
+
+    node_id: str
+    pool: str
+
+
 class Instance(ABC):
     """One scheduler process."""
 
@@ -121,6 +135,21 @@ class Instance(ABC):
         await socket.register(node_id, *languages, gpu_gb=gpu_gb)
         await socket.heartbeat(*languages)
         return socket
+
+    @abstractmethod
+    async def reserve(self, job_id: str, source: str, target: str) -> Place | None:
+        """Finds a node for a job and takes a slot of it, for ``JOB_LEASE_MS``; ``None`` if there is none."""
+
+    @abstractmethod
+    async def finish(self, job_id: str) -> None:
+        """The job is done. May be said again, also by another process."""
+
+    async def free_slots(self, source: str, target: str) -> int:
+        """How many jobs find a slot now. They keep it."""
+        for number in range(10 * SLOTS):
+            if await self.reserve(f"last-{number}", source, target) is None:
+                return number
+        return 10 * SLOTS
 
 
 class Fleet(ABC):
@@ -170,6 +199,10 @@ class Fleet(ABC):
     @abstractmethod
     async def able_to_serve(self, source: str, target: str) -> int:
         """Nodes that a job from one language into another could go to."""
+
+    @abstractmethod
+    async def place_of(self, job_id: str) -> Place | None:
+        """Where the store says that a job is; ``None`` if it has no slot."""
 
     async def pool_of(self, node_id: str) -> str:
         return " and ".join(name for name, nodes in (await self.pools()).items() if node_id in nodes)
@@ -259,6 +292,10 @@ class NewWay(Fleet):
     async def able_to_serve(self, source: str, target: str) -> int:
         return sum(candidate.ready for candidate in await self._cell.allocator.find(source, target))
 
+    async def place_of(self, job_id: str) -> Place | None:
+        job = (await read_state(self.store)).jobs.get(job_id)
+        return Place(job.node, job.pool) if job and job.is_live else None
+
 
 class _NewInstance(Instance):
     def __init__(self, fleet: NewWay, name: str, allocator: Allocator) -> None:
@@ -268,6 +305,18 @@ class _NewInstance(Instance):
     def accept(self) -> Socket:
         self._accepted += 1
         return _NewSocket(self, f"{self.name}:{self._accepted}")
+
+    async def reserve(self, job_id: str, source: str, target: str) -> Place | None:
+        try:
+            found = await self.allocator.reserve(
+                job_id, JobRequest(source, target), owner="jobs", lease_ms=JOB_LEASE_MS
+            )
+        except NoNode:
+            return None
+        return Place(found.node_id, found.pool)
+
+    async def finish(self, job_id: str) -> None:
+        await self.allocator.finish_job(job_id, 1, owner="jobs")
 
 
 class _NewSocket(Socket):

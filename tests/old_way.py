@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyscheduler.store import Reply, Store
-from tests.fleet import Fleet, Instance, Pools, Socket
+from tests.fleet import JOB_LEASE_MS, SLOTS, Fleet, Instance, Place, Pools, Socket
 from tests.harness import LEASE_MS
 from tests.oracle import meets
 
@@ -22,7 +22,8 @@ SHARDS = (24, 48, 80)
 
 
 class OldWay(Fleet):
-    """Keys: ``document`` (expires), ``version``, ``numbers``, ``node:<id>`` (expires), ``pool:<name>:<shard>``."""
+    """Keys: ``document`` (expires), ``version``, ``numbers``, ``node:<id>`` (expires), ``pool:<name>:<shard>``,
+    ``slots`` (how many are taken, by node), ``job:<id>`` (expires)."""
 
     def __init__(self, redis_url: str, namespace: str) -> None:
         super().__init__(redis_url, namespace)
@@ -71,6 +72,10 @@ class OldWay(Fleet):
             found += len(members)
         return found
 
+    async def place_of(self, job_id: str) -> Place | None:
+        node_id, pool = await self.store.command("HMGET", self.key("job", job_id), "node", "pool")
+        return None if node_id is None else Place(node_id, pool)
+
 
 def set_name(languages: Sequence[str]) -> str:
     return "-".join(sorted(languages))
@@ -85,6 +90,23 @@ class _OldInstance(Instance):
 
     def accept(self) -> Socket:
         return _OldSocket(self)
+
+    async def reserve(self, job_id: str, source: str, target: str) -> Place | None:
+        pool = set_name([source, target])
+        nodes = [node_id for shard in SHARDS for node_id in await self._members(pool, shard)]
+        for node_id in sorted(nodes):
+            if int(await self._send("HGET", self._key("slots"), node_id) or 0) < SLOTS:
+                await self._send("HINCRBY", self._key("slots"), node_id, 1)
+                await self._send("HSET", self._key("job", job_id), "node", node_id, "pool", pool)
+                await self._send("PEXPIRE", self._key("job", job_id), JOB_LEASE_MS)
+                return Place(node_id, pool)
+        return None
+
+    async def finish(self, job_id: str) -> None:
+        node_id = await self._send("HGET", self._key("job", job_id), "node")
+        if node_id is not None:
+            await self._send("HINCRBY", self._key("slots"), node_id, -1)
+            await self._send("DEL", self._key("job", job_id))
 
     async def register(self, node_id: str, languages: Sequence[str], gpu_gb: int) -> None:
         pool = self._choose(self._configured_at_start, languages)
@@ -110,6 +132,7 @@ class _OldInstance(Instance):
         pool, gpu_gb = await self._send("HMGET", node, "pool", "gpu")
         await self._remove(pool, gpu_gb, node_id)
         await self._send("DEL", node)
+        await self._send("HDEL", self._key("slots"), node_id)
 
     async def on_timer(self) -> None:
         """Takes over the configuration, and builds the index of pools anew from the nodes that there are."""

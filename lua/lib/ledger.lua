@@ -5,7 +5,7 @@
 --@include lib/ready.lua
 
 local jobs, known_ends, job_ends, nodes_with_jobs, tenants_with_jobs = {}, {}, {}, {}, {}
-local changed_jobs, forgotten, endings, places = {}, {}, {}, {}
+local changed_jobs, forgotten, happened, places, any_ended = {}, {}, {}, {}, false
 
 local function read_jobs(ids, now)
   local stored, ends = redis.call('HMGET', JOBS, unpack(ids)), redis.call('ZMSCORE', DUE, unpack(ids))
@@ -64,6 +64,11 @@ local function put_job(job_id, job, lease_end)
   jobs[job_id], changed_jobs[job_id], job_ends[job_id] = job, true, lease_end
 end
 
+-- That a reservation, or its work, began: `emit_beginning` of write_ledger() says it.
+local function note_beginning(job_id, job, reason)
+  happened[#happened + 1] = { job_id = job_id, job = job, reason = reason }
+end
+
 local function renew_job(job_id, lease_end)
   job_ends[job_id] = lease_end
 end
@@ -83,16 +88,13 @@ local function end_job(job_id, job, state, reason, now)
   if first then
     node.jobs = string.sub(node.jobs, 1, first) .. string.sub(node.jobs, last + 1)
   end
-  endings[#endings + 1] = {
-    job_id = job_id, attempt = job.attempt, node = job.node, pool = job.pool, slots = job.slots, tenant = job.tenant, state = state,
-    reason = reason,
-  }
-  job.state, job.reason = state, reason
+  happened[#happened + 1] = { job_id = job_id, job = job, state = state, reason = reason }
+  any_ended, job.state, job.reason = true, state, reason
   put_job(job_id, job, now + JOB_KEPT_MS)
 end
 
 local function has_ended()
-  return #endings > 0
+  return any_ended
 end
 
 local function forget_job(job_id)
@@ -121,8 +123,9 @@ local function move_nodes()
   end
 end
 
--- Everything that was done, in as few commands as it takes.
-local function write_ledger(now, version)
+-- Everything that was done, in as few commands as it takes. Events are in the order in which it was done: a call may end what it has
+-- reserved. `emit_beginning(job_id, job, reason)` writes those of beginnings.
+local function write_ledger(now, version, emit_beginning)
   local packed, ends = {}, {}
   for job_id in pairs(changed_jobs) do
     packed[#packed + 1], packed[#packed + 2] = job_id, join_job(jobs[job_id])
@@ -154,10 +157,15 @@ local function write_ledger(now, version)
       end
     end
   end
-  for _, ending in ipairs(endings) do
-    emit(
-      now, version, 'job.ended', 'job_id', ending.job_id, 'attempt', ending.attempt, 'node_id', ending.node, 'pool', ending.pool,
-      'slots', ending.slots, 'tenant', ending.tenant, 'state', JOB_STATES[ending.state], 'reason', ending.reason
-    )
+  for _, entry in ipairs(happened) do
+    local job = entry.job
+    if entry.state then
+      emit(
+        now, version, 'job.ended', 'job_id', entry.job_id, 'attempt', job.attempt, 'node_id', job.node, 'pool', job.pool,
+        'slots', job.slots, 'tenant', job.tenant, 'state', JOB_STATES[entry.state], 'reason', entry.reason
+      )
+    else
+      emit_beginning(entry.job_id, job, entry.reason)
+    end
   end
 end

@@ -8,6 +8,9 @@ local function split(text, what)
   return found
 end
 
+-- One that is longer than a name may be could not be part of the index of capabilities.
+local TOO_LONG = string.rep('[^,]', 71)
+
 local function is_name(text)
   return #text <= 70 and string.match(text, '^[a-z0-9._-]+$') ~= nil
 end
@@ -27,7 +30,8 @@ local function malformed_request(slots, tenant, session, src, tgt, services, lab
   if session ~= '' and not is_id(session, 128) then
     return 'session'
   end
-  if not is_name(src) or not is_name(tgt) or not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or #services > 4160 then
+  if not is_name(src) or not is_name(tgt) or not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or #services > 4160
+    or string.find(services, TOO_LONG) then
     return 'a language or service'
   end
   if labels ~= '' and (#labels > 8192 or not is_string_list(object(labels))) then

@@ -1,5 +1,5 @@
-"""A recorded history, checked: the configuration and each node by itself, which finds small faults fast, then all of it
-as one object, which also holds the counts and the pools of all nodes together."""
+"""A recorded history, checked: the configuration, each node and each job by itself, which finds small faults fast, then
+all of it as one object, which also holds what answers say of several of them together."""
 
 from __future__ import annotations
 
@@ -7,78 +7,20 @@ import contextlib
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.concurrency.configuration_model import TOUCHED_BY, Configuration, ConfigurationModel, pool_of
+from tests.concurrency.configuration_model import TOUCHED_BY, ConfigurationModel
+from tests.concurrency.everything import Everything, EverythingModel, concerns
 from tests.concurrency.history import Operation, load, save, shown
+from tests.concurrency.job_model import JobModel
 from tests.concurrency.linearizability import Model, Verdict, check, smallest
-from tests.concurrency.node_model import CHANGES_EVERY_NODE, SHOWS_EVERY_NODE, NodeModel, NodeState
+from tests.concurrency.node_model import NodeModel
 
 SHOWN = 12
 """Operations of a failing part that are printed. The file has all of them."""
-
-
-class Everything(NamedTuple):
-    """State of the configuration and of every node."""
-
-    configuration: Configuration
-    nodes: tuple[NodeState, ...]
-
-
-class EverythingModel:
-    """A namespace as a whole: an operation does what it does to the configuration and to its nodes at one instant."""
-
-    def __init__(self, configuration: ConfigurationModel, nodes: Sequence[NodeModel]) -> None:
-        self._configuration, self._nodes = configuration, nodes
-        self.initial = Everything(configuration.initial, tuple(node.initial for node in nodes))
-
-    def reads(self, operation: Operation) -> bool:
-        if operation.kind == "reconcile":
-            return operation.result is not None and operation.result["expired"] == 0
-        return all(model.reads(operation) for model in (self._configuration, self._nodes[0]))
-
-    def step(self, state: Everything, operation: Operation) -> Iterator[Everything]:
-        steps = [
-            tuple(model.step(before, operation)) if concerns(model.node_id, operation) else (before,)
-            for model, before in zip(self._nodes, state.nodes, strict=True)
-        ]
-        for configuration in self._configuration.step(state.configuration, operation):
-            for nodes in itertools.product(*steps):
-                if operation.is_open or _agree(configuration, state.nodes, nodes, operation):
-                    yield Everything(configuration, nodes)
-
-
-def _agree(
-    configuration: Configuration, before: Sequence[NodeState], after: Sequence[NodeState], operation: Operation
-) -> bool:
-    """What an answer says of the configuration and the nodes together."""
-    result: Mapping[str, Any] = operation.result or {}
-    if operation.kind == "reconcile":
-        return bool(result["expired"] == sum(one.live and not two.live for one, two in zip(before, after, strict=True)))
-    if operation.kind == "read_pools":
-        live = [node for node in after if node.live]
-        counted = Counter(pool_of(configuration, node.facts) for node in live)
-        ready = Counter(pool_of(configuration, node.facts) for node in live if node.takes_work)
-        return bool(
-            result["nodes"] == len(live)
-            and result["unmatched_nodes"] == counted[""]
-            and all(
-                (one["nodes"], one["ready"]) == (counted[one["name"]], ready[one["name"]]) for one in result["pools"]
-            )
-        )
-    if operation.kind == "read_nodes":
-        pools = {one.session: pool_of(configuration, one.facts) for one in after if one.live}
-        return pools == {seen["instance"]: seen["pool"] or "" for seen in result["nodes"].values()}
-    return True
-
-
-def concerns(node_id: str, operation: Operation) -> bool:
-    if operation.kind in CHANGES_EVERY_NODE | SHOWS_EVERY_NODE:
-        return True
-    return bool(operation.args.get("node") == node_id)
 
 
 @dataclass(frozen=True)
@@ -100,6 +42,7 @@ def find_fault(
     operations: Sequence[Operation],
     changes_at: Mapping[int, Mapping[str, str]] | None = None,
     likely: Sequence[str] = (),
+    attempts: Mapping[str, Mapping[str, str]] | None = None,
     *,
     subject: str = "",
 ) -> Finding | None:
@@ -109,6 +52,7 @@ def find_fault(
         operations: the history.
         changes_at: see :class:`ConfigurationModel`.
         likely: see :func:`check`.
+        attempts: see :func:`attempts_of`.
         subject: look at this object alone.
     """
     configuration = ConfigurationModel(changes_at)
@@ -120,9 +64,15 @@ def find_fault(
         ("configuration", configuration, [one for one in operations if one.kind in TOUCHED_BY])
     ]
     for node in nodes:
-        objects.append((f"node {node.node_id}", node, [one for one in operations if concerns(node.node_id, one)]))
+        objects.append((f"node {node.node_id}", node, [one for one in operations if concerns(node, one)]))
+    jobs = [
+        JobModel(job_id, attempts or {})
+        for job_id in sorted({one.args["job"] for one in operations if "job" in one.args})
+    ]
+    for job in jobs:
+        objects.append((f"job {job.job_id}", job, [one for one in operations if concerns(job, one)]))
     if nodes:
-        objects.append(("everything", EverythingModel(configuration, nodes), list(operations)))
+        objects.append(("everything", EverythingModel(configuration, nodes, jobs), list(operations)))
     happened = set(likely)
     for name, model, part in objects:
         if subject in ("", name):
@@ -155,7 +105,7 @@ def _finding(subject: str, model: Model[Any], operations: Sequence[Operation], v
 
 def _state(state: object) -> str:
     if isinstance(state, Everything):
-        return ", ".join(map(_state, (state.configuration, *state.nodes)))
+        return ", ".join(map(_state, (state.configuration, *state.nodes, *state.jobs)))
     fields: Mapping[str, Any] = state._asdict() if hasattr(state, "_asdict") else {"": state}
     return f"{type(state).__name__} {shown(fields)}"
 
@@ -164,6 +114,7 @@ def assert_linearizable(
     operations: Sequence[Operation],
     changes_at: Mapping[int, Mapping[str, str]] | None = None,
     likely: Sequence[str] = (),
+    attempts: Mapping[str, Mapping[str, str]] | None = None,
     *,
     keep_in: Path | None = None,
     **about: object,
@@ -174,10 +125,10 @@ def assert_linearizable(
         keep_in: see :func:`keep`.
         about: what else the file is to say, such as the seed.
     """
-    found = find_fault(operations, changes_at, likely)
+    found = find_fault(operations, changes_at, likely, attempts)
     if found is None:
         return
-    about = {"changes_at": changes_at or {}, "likely": likely, **about}
+    about = {"changes_at": changes_at or {}, "likely": likely, "attempts": attempts or {}, **about}
     path = keep(operations, keep_in, **about)
     part = path.with_name("smallest.json")
     save(part, found.part, subject=found.subject, **about)
@@ -196,7 +147,9 @@ def check_file(path: Path) -> str:
     """Checks a kept history again. Returns what is wrong with it; empty if nothing is."""
     operations, about = load(path)
     changes_at = {int(version): changes for version, changes in about.get("changes_at", {}).items()}
-    found = find_fault(operations, changes_at, about.get("likely", ()), subject=about.get("subject", ""))
+    found = find_fault(
+        operations, changes_at, about.get("likely", ()), about.get("attempts"), subject=about.get("subject", "")
+    )
     return found.text if found else ""
 
 

@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyscheduler import Allocator, Facts, NodeReport, PoolDocument
+from pyscheduler import Allocator, Facts, JobRequest, NodeReport, PoolDocument
 from pyscheduler.core.canonical import canonical_json
+from pyscheduler.core.jobs import Reservation
 from pyscheduler.core.results import NodeStatus, Registration, Session
 from pyscheduler.errors import (
+    Conflict,
     NodeIdConflict,
+    NoNode,
     NotFound,
+    NotOwner,
     OutcomeUnknown,
     SessionLost,
     StoreUnavailable,
@@ -20,6 +24,7 @@ from pyscheduler.errors import (
 )
 from pyscheduler.store import Store
 from tests.concurrency.history import Recorder
+from tests.oracle import State, read_state
 
 LEASE_MS = 600_000
 """Longer than any run: such a lease does not lapse by itself."""
@@ -27,6 +32,15 @@ LEASE_MS = 600_000
 BRIEF_MS = 1
 """So short that the lease has soon lapsed, though the node is not taken away before upkeep comes."""
 
+JOB_STATES = {
+    "v": "reserved",
+    "r": "running",
+    "f": "finished",
+    "x": "failed",
+    "c": "released",
+    "e": "lapsed",
+    "l": "lost",
+}
 _STATUS = {"g": "registering", "r": "ready", "d": "degraded"}
 
 Cut = Callable[[asyncio.Task[Any]], Awaitable[None]]
@@ -84,7 +98,7 @@ class Client:
         except StoreUnavailable:
             self.recorder.forget(operation_id)
             return None
-        except (SessionLost, NodeIdConflict, VersionConflict, NotFound) as error:
+        except (SessionLost, Conflict, NotFound, NoNode) as error:
             self.recorder.complete(operation_id, refusal(error))
             return None
         self.recorder.complete(operation_id, result(answer))
@@ -250,8 +264,49 @@ class Client:
                 "created_pools": list(done.created_pools),
                 "removed_pools": list(done.removed_pools),
                 "violations": done.violations,
+                "ended_jobs": done.ended_jobs,
             },
         )
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    async def reserve(
+        self, job: str, request: JobRequest, attempt: int, *, owner: str, brief: bool = False
+    ) -> Reservation | None:
+        lease_ms = BRIEF_MS if brief else LEASE_MS
+        wanted = {"src": request.src, "tgt": request.tgt, "slots": request.slots, "tenant": request.tenant}
+        done: Reservation | None = await self._call(
+            "reserve",
+            {"job": job, "attempt": attempt, "owner": owner, "request": canonical_json(wanted), "brief": brief},
+            lambda: self.allocator.reserve(job, request, owner=owner, lease_ms=lease_ms, attempt=attempt),
+            lambda found: {
+                "attempt": found.attempt,
+                "state": found.state.value,
+                "node": found.node_id,
+                "epoch": found.epoch,
+                "pool": found.pool,
+                "version": found.version,
+                "fresh": found.fresh,
+            },
+        )
+        return done
+
+    async def update_job(self, what: str, job: str, attempt: int, *, owner: str, brief: bool = False) -> None:
+        """``what``: renew, start, finish, fail or release."""
+        operation_id = self.next_id()
+        renews = what in ("renew", "start")
+        options = {"lease_ms": BRIEF_MS if brief else LEASE_MS} if renews else {"reason": operation_id}
+        await self._call(
+            f"{what}_job",
+            {"job": job, "attempt": attempt, "owner": owner, "brief": brief and renews},
+            lambda: getattr(self.allocator, f"{what}_job")(job, attempt, owner=owner, **options),
+            lambda done: {"state": done.state.value},
+            operation_id=operation_id,
+        )
+
+    async def read_jobs(self) -> None:
+        """All of them, and what nodes and tenants have, in one look at the store itself."""
+        await self._call("read_jobs", {}, lambda: read_state(self.allocator._store), _jobs)
 
 
 def refusal(error: Exception) -> dict[str, Any]:
@@ -263,6 +318,11 @@ def refusal(error: Exception) -> dict[str, Any]:
         found["instance"] = error.instance
     if isinstance(error, VersionConflict):
         found["actual"] = error.actual
+    if isinstance(error, NoNode):
+        found["version"] = error.version
+    if isinstance(error, NotOwner):
+        found["owner"] = error.owner
+    found |= {name: getattr(error, name) for name in ("attempt", "state") if hasattr(error, name)}
     return found
 
 
@@ -281,6 +341,24 @@ def _registered(done: Registration) -> dict[str, Any]:
         "pool": done.pool,
         "version": done.version,
         "status": done.status.value,
+    }
+
+
+def _jobs(state: State) -> dict[str, Any]:
+    return {
+        "jobs": {
+            job_id: {
+                "attempt": job.attempt,
+                "state": JOB_STATES[job.state],
+                "owner": job.owner,
+                "node": job.node,
+                "epoch": job.epoch,
+                "pool": job.pool,
+            }
+            for job_id, job in state.jobs.items()
+        },
+        "slots": {node: int(used) for node, (used, *_) in state.reserved.items()},
+        "tenants": state.tenants,
     }
 
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pyscheduler import Allocator
 from pyscheduler.core.results import Event
 from tests.concurrency.history import Operation
+from tests.concurrency.job_model import ENDS, UPKEEP_ENDS
 
 _PAGE = 10_000
+_BEGINNINGS = {"reserve": "job.reserved", "start_job": "job.started"}
 
 
 async def all_events(allocator: Allocator) -> list[Event]:
@@ -26,7 +28,7 @@ async def all_events(allocator: Allocator) -> list[Event]:
 
 def disagreements(operations: Sequence[Operation], events: Sequence[Event]) -> list[str]:
     """What the stream and the history say differently; empty if nothing."""
-    looks = (_without_event, _updates_without_event, _not_asked_for, _out_of_order)
+    looks = (_without_event, _updates_without_event, _not_asked_for, _out_of_order, _of_jobs)
     return [found for look in looks for found in look(operations, events)]
 
 
@@ -37,13 +39,19 @@ def likely_order(operations: Sequence[Operation], events: Sequence[Event]) -> li
     """
     by_id = {one.id: one for one in operations}
     registered: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    begun: defaultdict[tuple[str, str, int], list[str]] = defaultdict(list)
     for one in operations:
         if one.kind == "register" and not one.error:
             epoch = one.result["epoch"] if one.result else 0
             registered[one.args["session"], epoch].append(one.id)
+    for one in operations:
+        if one.kind in _BEGINNINGS and not one.error and (one.result or {}).get("fresh", True):
+            begun[_BEGINNINGS[one.kind], one.args["job"], one.args["attempt"]].append(one.id)
     found: list[str] = []
     for event in events:
-        if event.type == "node.registered":
+        if event.type in _BEGINNINGS.values():
+            found += begun[event.type, event.fields["job_id"], int(event.fields["attempt"])]
+        elif event.type == "node.registered":
             instance, epoch = event.fields["instance"], int(event.fields["epoch"])
             found += registered[instance, 0] + registered[instance, epoch][:1]
         elif event.reason in by_id:
@@ -136,3 +144,35 @@ def _out_of_order(operations: Sequence[Operation], events: Sequence[Event]) -> I
             yield f"the event of {one} comes after that of {latest}"
         if latest is None or one.invoked_ns > latest.invoked_ns:
             latest = one
+
+
+def _of_jobs(operations: Sequence[Operation], events: Sequence[Event]) -> Iterator[str]:
+    """Each attempt that somebody was told of began once and was asked for; its end was asked for, or is upkeep's."""
+    begun = Counter(
+        (event.fields["job_id"], int(event.fields["attempt"]), event.fields["owner"])
+        for event in events
+        if event.type == "job.reserved"
+    )
+    asked = defaultdict(list)
+    for one in operations:
+        if one.kind == "reserve":
+            key = one.args["job"], one.args["attempt"], one.args["owner"]
+            asked[key].append(one)
+            if one.result and one.result.get("fresh") and begun[key] != 1:
+                yield f"{begun[key]} job.reserved of {one}"
+    for key, times in begun.items():
+        if times != 1 or not any(one.is_open or (one.result or {}).get("fresh") for one in asked[key]):
+            yield f"nobody asked for job.reserved of {key}"
+    started = {one.args["job"] for one in operations if one.kind == "start_job" and not one.error}
+    by_id = {one.id: one for one in operations}
+    ended = Counter((event.fields["job_id"], event.fields["attempt"]) for event in events if event.type == "job.ended")
+    for event in events:
+        if event.type == "job.started" and event.fields["job_id"] not in started:
+            yield f"nobody asked for {event}"
+        if event.type == "job.ended" and event.reason not in ("reassigned", *UPKEEP_ENDS):
+            named = by_id.get(event.reason or "")
+            if named is None or named.error or named.args["job"] != event.fields["job_id"]:
+                yield f"nobody asked for {event}"
+    for one in operations:
+        if one.kind in ENDS and one.result and not one.error and ended[one.args["job"], str(one.args["attempt"])] != 1:
+            yield f"not one job.ended of {one}"

@@ -15,6 +15,7 @@ from pyscheduler.core.results import Event
 from tests.concurrency.client import LEASE_MS, Client
 from tests.concurrency.events import all_events, likely_order
 from tests.concurrency.history import Operation, Recorder, read_recorded
+from tests.concurrency.job_model import attempts_of
 from tests.concurrency.worker import NODES, TIMEOUT_S, Plan, contenders
 from tests.support import wait_until, wait_until_async
 
@@ -25,12 +26,14 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A history, the changes of pools at each version as the store has them, its events, and the order of these."""
+    """A history, the changes of pools at each version as the store has them, its events, the order of these, and what
+    they say of attempts of jobs."""
 
     operations: list[Operation]
     changes_at: dict[int, dict[str, str]]
     events: list[Event]
     likely: list[str]
+    attempts: dict[str, dict[str, str]]
 
 
 class Worker:
@@ -140,7 +143,7 @@ async def _recorded(allocator: Allocator, plans: Sequence[Plan]) -> Recorded:
     history = await allocator.history(limit=1000)
     changes_at = {entry.version: {one.pool: one.change for one in entry.changes} for entry in history}
     operations, events = read_recorded(files), await all_events(allocator)
-    return Recorded(operations, changes_at, events, likely_order(operations, events))
+    return Recorded(operations, changes_at, events, likely_order(operations, events), attempts_of(events))
 
 
 async def _begin_upkeep(allocator: Allocator) -> None:
@@ -162,5 +165,6 @@ async def _look(allocator: Allocator, file: Path) -> Path:
     await client.read_nodes()
     await client.read_pools()
     await client.read_document()
+    await client.read_jobs()
     recorder.close()
     return file

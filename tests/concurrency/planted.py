@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyscheduler import Allocator, NodeReport, PoolDocument, StoreOptions
+from pyscheduler import Allocator, JobRequest, NodeReport, PoolDocument, StoreOptions
 from pyscheduler.core.facts import Facts
+from pyscheduler.core.jobs import JobState, JobStatus, Reservation
 from pyscheduler.core.results import ConfigChange, PoolTable, Registration, Session
-from pyscheduler.errors import VersionConflict
+from pyscheduler.errors import JobEnded, VersionConflict
 from pyscheduler.scripts.loader import lua_directory
 
 
@@ -62,6 +63,25 @@ class _OwnCopy(Allocator):
             self._copy = await super().version()
         self._asked += 1
         return self._copy
+
+
+class _ReservesLater(Allocator):
+    """Tells which node a job will get, then reserves."""
+
+    async def reserve(self, job_id: str, request: JobRequest, **rest: Any) -> Reservation:
+        planned = await super().reserve(job_id, request, **rest, dry_run=True)
+        await super().reserve(job_id, request, **rest)
+        return planned
+
+
+class _TakesAnyEndForItsOwn(Allocator):
+    """Takes a job that has ended, however that was, for one that it has finished."""
+
+    async def finish_job(self, job_id: str, attempt: int, **rest: Any) -> JobStatus:
+        try:
+            return await super().finish_job(job_id, attempt, **rest)
+        except JobEnded:
+            return JobStatus(job_id, attempt, JobState.FINISHED, 0)
 
 
 @dataclass(frozen=True)
@@ -166,12 +186,43 @@ PLANTED = {
     "forgets earlier sessions": Planted(
         "node", edits={"lib/fence.lua": {"elseif is_former(header, node.session) then": "elseif false then"}}
     ),
+    "reserves after it has told": Planted("job", _ReservesLater),
+    "takes any end for its own": Planted("job", _TakesAnyEndForItsOwn),
+    "obeys an older attempt": Planted(
+        "job", edits={"update_jobs.lua": {"if attempt < job.attempt then": "if false then"}}
+    ),
+    "obeys anybody": Planted("job", edits={"update_jobs.lua": {"if owner ~= job.owner then": "if false then"}}),
+    "reserves again for an attempt that is there": Planted(
+        "job", edits={"reserve_slots.lua": {"elseif job.attempt == old.attempt then": "elseif false then"}}
+    ),
+    "sends a job back to the node that failed": Planted(
+        "job", edits={"reserve_slots.lua": {"job.excluded[old.node] = true": ""}}
+    ),
+    "gives slots that are taken": Planted(
+        "everything",
+        edits={"lib/selecting.lua": {"look.capacity, look.capacity - job.slots": "look.capacity, math.huge"}},
+    ),
+    "asks no quota": Planted(
+        "everything",
+        edits={"reserve_slots.lua": {"if rule.slots > 0 and others + job.slots > rule.slots then": "if false then"}},
+    ),
+    "gives nodes that are dead": Planted(
+        "everything", edits={"lib/selecting.lua": {"if tonumber(lease_end or 0) <= now then": "if false then"}}
+    ),
+    "gives nodes by the configuration of before": Planted(
+        "everything", edits={"lib/routes.lua": {"string.sub(stored, 1, #tag + 1) ~= tag .. '|'": "false"}}
+    ),
+    "keeps what was reserved on a node that died": Planted(
+        "everything", edits={"lib/upkeep_of_jobs.lua": {"lose(job_id, 'node_expired', now)": ""}}
+    ),
+    "gives no slot back": Planted("everything", edits={"lib/ledger.lua": {"add_slots(job, -job.slots)": ""}}),
 }
 
 _MUTE = "emit = function() end"
 _TWICE = """if node.registered then
     emit(now, version, 'node.registered', 'node_id', node.id, 'epoch', digits(node.epoch), 'instance', node.instance)
     emit("""
+_RELEASED = "if entry.state == 'c' then\n      changed_jobs = nil\n    elseif entry.state then"
 
 SILENT = {
     "a release without its event": Planted(
@@ -189,6 +240,13 @@ SILENT = {
     "a move without its event": Planted(
         "node.assigned",
         edits={"upsert_node_to_pool.lua": {"if node.changes_class then\n    emit(": "if false then\n    emit("}},
+    ),
+    "a reservation without its event": Planted(
+        "job.reserved",
+        edits={"reserve_slots.lua": {"write_ledger(now, version,": f"{_MUTE}\nwrite_ledger(now, version,"}},
+    ),
+    "an end of a job without its event": Planted(
+        "job.ended", edits={"lib/ledger.lua": {"if entry.state then": _RELEASED}}
     ),
 }
 """Faults of the event stream alone. ``subject``: the type of event that is missing, or too many."""

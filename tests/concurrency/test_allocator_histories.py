@@ -53,7 +53,7 @@ async def run(redis_url: str, namespace: str, folder: Path, seed: int, *, cut: b
         workers = plans(redis_url, namespace, folder, seed, operations=operations, cuts=0.04 if cut else 0.0)
         recorded = await record(allocator, workers, kill=cut, disturb=cut)
         state = await read_state(allocator._store)
-    assert_linearizable(recorded.operations, recorded.changes_at, recorded.likely, seed=seed)
+    assert_linearizable(recorded.operations, recorded.changes_at, recorded.likely, recorded.attempts, seed=seed)
     wrong = disagreements(recorded.operations, recorded.events)
     assert not wrong, f"{wrong}; the history is in {keep(recorded.operations, seed=seed)}"
     assert state.events[0]["reason"] == "namespace created", "the stream has been trimmed: it cannot be replayed"

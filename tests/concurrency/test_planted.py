@@ -60,17 +60,18 @@ def checked_again(path: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("planted", PLANTED)
 async def test_no_order_explains_it(planted: str, server: PlainServer, tmp_path: Path) -> None:
     def look(recorded: Recorded) -> Finding | None:
-        return find_fault(recorded.operations, recorded.changes_at, recorded.likely)
+        return find_fault(recorded.operations, recorded.changes_at, recorded.likely, recorded.attempts)
 
     found = await until_found(look, planted, server, tmp_path)
     print(found.text)
+    assert "undecided" not in found.text
     assert found.subject.startswith((PLANTED[planted].subject, "everything")), found.text
 
 
 @pytest.mark.parametrize("planted", SILENT)
 async def test_its_events_give_it_away(planted: str, server: PlainServer, tmp_path: Path) -> None:
     def look(recorded: Recorded) -> list[str]:
-        right = find_fault(recorded.operations, recorded.changes_at, recorded.likely) is None
+        right = find_fault(recorded.operations, recorded.changes_at, recorded.likely, recorded.attempts) is None
         assert right, "what callers are told is right"
         return disagreements(recorded.operations, recorded.events)
 
@@ -87,7 +88,9 @@ async def test_the_order_of_events_is_held_against_the_clock(server: PlainServer
 async def test_a_fault_is_kept_in_a_file_that_can_be_checked_again(server: PlainServer, tmp_path: Path) -> None:
     recorded = await recorded_with("updates without a fence", server, tmp_path)
     with pytest.raises(AssertionError) as failure:
-        assert_linearizable(recorded.operations, recorded.changes_at, recorded.likely, keep_in=tmp_path, seed=SEED)
+        assert_linearizable(
+            recorded.operations, recorded.changes_at, recorded.likely, recorded.attempts, keep_in=tmp_path, seed=SEED
+        )
     text = str(failure.value)
     paths = [Path(path) for path in re.findall(r"^(?:history|smallest part): (.+)$", text, re.MULTILINE)]
     whole, smallest = (load(path)[0] for path in paths)

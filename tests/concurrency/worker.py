@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pyscheduler import Allocator, Facts, PoolDocument, StoreOptions
+from pyscheduler import Allocator, Facts, JobRequest, PoolDocument, StoreOptions
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import StoreUnavailable
 from pyscheduler.store import Store
@@ -33,16 +33,25 @@ TIMEOUT_S = 0.25
 """Short, so that a pause of the server leaves calls with an unknown outcome."""
 
 
-def _document(*pools: dict[str, object], auto: bool = True) -> PoolDocument:
+def _document(*pools: dict[str, object], auto: bool = True, **selection: object) -> PoolDocument:
     # The guard would refuse by shares of the fleet: with it, what a sync does would not follow from the configuration.
-    return document_of(*pools, auto={"enabled": auto}, guard={"max_unassigned_share": 1})
+    return document_of(
+        *pools,
+        auto={"enabled": auto},
+        guard={"max_unassigned_share": 1},
+        selection={"slots_per_node": 2, "tenant_slots": 2, **selection},
+    )
 
 
 DOCUMENTS = (
     _document(),
-    _document(pool("german", semantic={"contains": ["de"]})),
-    _document(pool("big", gpu={"min_memory_gb": 16})),
-    _document(pool("german", semantic={"contains": ["de"]}), pool("big", priority=1, gpu={"min_memory_gb": 16})),
+    _document(pool("german", semantic={"contains": ["de"]}), tenant_slots=0),
+    _document(pool("big", gpu={"min_memory_gb": 16}), on_new_epoch="lose"),
+    _document(
+        pool("german", semantic={"contains": ["de"]}),
+        pool("big", priority=1, gpu={"min_memory_gb": 16}),
+        on_drain="lose",
+    ),
     # It has the name that an automatic pool would need, and does not match.
     _document(pool("ja", semantic={"contains": ["ko"]}), auto=False),
     _document(pool("german", semantic={"exact": ["de"]}), pool("english", semantic={"contains": ["en"]})),
@@ -62,7 +71,12 @@ WEIGHTS = {
     "read_pools": 4,
     "read_version": 2,
     "read_document": 3,
+    "reserve": 24,
+    "update_job": 14,
+    "read_jobs": 3,
 }
+REQUESTS = (JobRequest("de", "en", slots=2, tenant="acme"), JobRequest("en", "en"), JobRequest("zh", "en", slots=2))
+JOBS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,8 @@ class Contender(Client):
         self._tenures: dict[str, Tenure] = {}
         self._registered: list[tuple[str, str]] = []
         self._seen_version = 0
+        self._attempts: dict[str, int] = {}
+        self._jobs = [f"j{number}" for number in range(JOBS_AT_A_TIME)]
 
     async def run(self) -> None:
         for _ in range(self._plan.operations):
@@ -127,10 +143,14 @@ class Contender(Client):
             await self.sync(self._random.choice(DOCUMENTS), expected)
         elif kind == "read_document":
             self._seen_version = await self.read_document()
-        elif kind in ("read_version", "read_pools", "read_nodes", "reconcile"):
+        elif kind in ("read_version", "read_pools", "read_nodes", "read_jobs", "reconcile"):
             await getattr(self, kind)()
         elif kind == "read_node":
             await self.read_node(node)
+        elif kind == "reserve":
+            await self._reserve()
+        elif kind == "update_job":
+            await self._update_job()
         elif kind == "hold":
             await self.hold(node, self._random.choice(OWNERS), lift=self._random.random() < 0.6)
         elif kind == "register_late" and self._registered:
@@ -151,17 +171,47 @@ class Contender(Client):
             if self._random.random() < 0.8:
                 del self._tenures[node]
 
+    async def _reserve(self) -> None:
+        """Mostly the next attempt, as far as this client knows; now and then the last one again, or one too far on."""
+        job = self._random.choice(self._jobs)
+        known = self._attempts.get(job, 0)
+        attempt = max(known + self._random.choice([0, 1, 1, 1, 2]), 1)
+        owner = self.name if self._random.random() < 0.8 else "anybody"
+        brief = self._random.random() < 0.3
+        done = await self.reserve(job, self._random.choice(REQUESTS), attempt, owner=owner, brief=brief)
+        if done is None and self._random.random() < 0.3:
+            done = await self.reserve(job, self._random.choice(REQUESTS), attempt, owner=owner, brief=brief)
+        # Who is refused tries the one after: sooner or later it is the next.
+        self._attempts[job] = done.attempt if done else max(known, attempt - 1 + self._random.randrange(2))
+
+    async def _update_job(self) -> None:
+        job = self._random.choice(self._jobs)
+        attempt = max(self._attempts.get(job, 1) - (self._random.random() < 0.15), 1)
+        owner = self.name if self._random.random() < 0.8 else "anybody"
+        (what,) = self._random.choices(("renew", "start", "finish", "fail", "release"), (3, 3, 1, 3, 3))
+        await self.update_job(what, job, attempt, owner=owner, brief=self._random.random() < 0.3)
+        if what == "finish":
+            # It has no further attempt.
+            self._jobs[self._jobs.index(job)] = f"{job}x"
+
     async def _register_late(self) -> None:
         """A call of before arrives once more, when its session may long be over."""
         node, session = self._random.choice(self._registered[-4:])
         await self.register(node, self._facts(), self._status(), session=session)
 
     async def _succeed(self, node: str) -> None:
-        """Registers for a moment only, and once that is over asks for the node without taking it from anybody."""
-        await self.register(node, self._facts(), self._status(), brief=True)
+        """Registers for a moment only, and once that is over asks for the node without taking it from anybody.
+
+        Before that a job comes, which must not get it.
+        """
+        await self.register(node, facts_of("de", "en"), NodeStatus.READY, brief=True)
         over_ns = time.monotonic_ns() + BRIEF_NS
         while time.monotonic_ns() < over_ns:
             await self.read_version()
+        job = f"{self.name}-{self.count}"
+        done_job = await self.reserve(job, REQUESTS[1], 1, owner=self.name)
+        if done_job:
+            await self.update_job("finish", job, 1, owner=self.name)
         done = await self.register(node, self._facts(), self._status(), takeover=False)
         if done:
             self._tenures[node] = done

@@ -136,8 +136,8 @@ COSTS = {
 }
 
 CLOSURES = {
-    "update_jobs": 35,
-    "reserve_slots": 70,
+    "update_jobs": 37,
+    "reserve_slots": 72,
     "explain_job": 49,
     "bump_config_version": 66,
     "check": 61,

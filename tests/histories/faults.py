@@ -8,6 +8,8 @@ UPSERT, TOUCH, RELEASE, HOLD = "upsert_node_to_pool.lua", "touch_nodes.lua", "re
 BUMP, RECONCILE = "bump_config_version.lua", "reconcile.lua"
 
 FENCE = "lib/fence.lua"
+RESERVE, SELECTING, ROUTES, LEDGER = "reserve_slots.lua", "lib/selecting.lua", "lib/routes.lua", "lib/ledger.lua"
+OWNERS, UPKEEP, CHANCE = "update_jobs.lua", "lib/upkeep_of_jobs.lua", "lib/chance.lua"
 
 EPOCH = "node.epoch = math.max(now, floor + 1, previous and previous.epoch + 1 or 0)"
 
@@ -91,6 +93,134 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "  record_history(now, new_version, kind, 'reconcile'",
         "  local _ = now == 0 and record_history(now, new_version, kind, 'reconcile'",
     ),
+    # --- what owners say of their jobs ---
+    "anybody speaks for a job": (OWNERS, "if owner ~= job.owner then", "if false then"),
+    "an older attempt is obeyed": (OWNERS, "if attempt < job.attempt then", "if false then"),
+    "an attempt to come is obeyed": (OWNERS, "if attempt > job.attempt then", "if false then"),
+    "a job that has ended is ended otherwise": (OWNERS, "if job.state ~= to then", "if false then"),
+    "a start does not renew": (
+        OWNERS,
+        "put_job(job_id, job, now + lease_ms)",
+        "changed_jobs[job_id] = true; do return { 'OK', 'running', digits(now + lease_ms) } end",
+    ),
+    # --- what is reserved ---
+    "a slot is not given back": (LEDGER, "add_slots(job, -job.slots)", "add_slots(job, 0)"),
+    "a tenant's slots are not given back": (
+        LEDGER,
+        "math.max(tenant.used + slots, 0), true",
+        "math.max(tenant.used + math.max(slots, 0), 0), true",
+    ),
+    "a place in ready does not follow the slots": (LEDGER, "if node.used ~= node.before then", "if false then"),
+    "the end of a job makes its node ready": (LEDGER, "'ZADD', READY, 'XX', 'INCR'", "'ZADD', READY, 'INCR'"),
+    "a node keeps the name of a job that has ended": (LEDGER, "if first then", "if false then"),
+    "what becomes of a job has no event": (LEDGER, "in ipairs(happened) do", "in ipairs({}) do"),
+    "an ended job is forgotten at once": (
+        LEDGER,
+        "put_job(job_id, job, now + JOB_KEPT_MS)",
+        "put_job(job_id, job, now)",
+    ),
+    # --- how a job gets its node ---
+    "quotas are not asked": (RESERVE, "if rule.slots > 0 and others + job.slots > rule.slots then", "if false then"),
+    "a quota counts the attempt that is given back": (
+        RESERVE,
+        "(gives_back and old.tenant == job.tenant and old.slots or 0)",
+        "0",
+    ),
+    "an attempt that is repeated reserves again": (
+        RESERVE,
+        "elseif job.attempt == old.attempt then",
+        "elseif false then",
+    ),
+    "a repeated attempt may be anybody's": (RESERVE, "if job.owner ~= old.owner then", "if false then"),
+    "a repeated attempt may want something else": (
+        RESERVE,
+        "elseif job.digest ~= old.digest then",
+        "elseif false then",
+    ),
+    "an older attempt reserves": (RESERVE, "if job.attempt < old.attempt then", "if false then"),
+    "attempts are left out": (RESERVE, "elseif job.attempt > old.attempt + 1 then", "elseif false then"),
+    "a finished job gets a node": (RESERVE, "elseif old.state == 'f' then", "elseif false then"),
+    "a job goes back to the node that failed": (RESERVE, "job.excluded[old.node] = true", ""),
+    "the attempt before keeps its slots": (RESERVE, "end_job(job.job_id, old, 'x', 'reassigned', now)", ""),
+    "what is planned is reserved": (
+        RESERVE,
+        "if job.mode == 'reserve' then\n    if gives_back",
+        "if true then\n    if gives_back",
+    ),
+    "a full node is chosen": (
+        SELECTING,
+        "local run, capacity, most = look.run, look.capacity, look.capacity - job.slots",
+        "local run, capacity, most = look.run, look.capacity, math.huge",
+    ),
+    "a call does not see what it has reserved": (SELECTING, "used_now[node_id] = used\n", ""),
+    "a dead node is chosen": (SELECTING, "if tonumber(lease_end or 0) <= now then", "if false then"),
+    "what a node reports is not its load": (
+        SELECTING,
+        "place and math.max(run.loads[place], used / capacity)",
+        "place and used / capacity",
+    ),
+    "a route of another configuration is followed": (
+        ROUTES,
+        "if not stored or string.sub(stored, 1, #tag + 1) ~= tag .. '|' then",
+        "if not stored then",
+    ),
+    "a private node gets public jobs": (ROUTES, "is_public and facts.private and 'not_public'", "false"),
+    "labels are not asked": (ROUTES, "if facts.labels[label] ~= value then", "if false then"),
+    "the scope is not asked": (ROUTES, "scope == 'exact' and not is_exact and 'scope'", "false"),
+    "pools are tried in another order": (ROUTES, "if left.exact ~= right.exact then", "if false then"),
+    "auto pools come first": (ROUTES, "return left.origin == 'declared'", "return left.origin == 'auto'"),
+    "the voice is not asked": ("lib/capabilities.lua", "if service == 'tts' then", "if false then"),
+    "the node of a session is not found again": (
+        CHANCE,
+        "if score and tonumber(redis.call('ZSCORE', LEASES, node_id) or 0) > now then",
+        "if false then",
+    ),
+    "a session is sent to a node that is full": (
+        CHANCE,
+        "if used + job.slots > capacity or job.excluded[node_id] then",
+        "if job.excluded[node_id] then",
+    ),
+    # --- what becomes of it ---
+    "a reservation goes on without its node": (UPKEEP, "lose(job_id, 'node_expired', now)", ""),
+    "a lease of a job does not lapse": (UPKEEP, "end_job(name, job, 'e', 'lease_lapsed', now)", ""),
+    "an ended job is never forgotten": (UPKEEP, "forget_job(name)", ""),
+    "a live job is forgotten": (UPKEEP, "elseif not job or lease_end_of(name) <= now then", "end\n      if true then"),
+    "a session's node is remembered for ever": (
+        UPKEEP,
+        "affinities_gone[#affinities_gone + 1], settled[#settled + 1] = string.sub(name, 2), name",
+        "settled[#settled + 1] = name",
+    ),
+    "reservations outlive a new session that loses them": (UPKEEP, "lose(job_id, 'new_epoch', now)", ""),
+    "what the newest session has reserved is lost": (
+        UPKEEP,
+        "tonumber(job.epoch) < session.epoch then",
+        "tonumber(job.epoch) <= session.epoch then",
+    ),
+    "reservations outlive a hold that loses them": (UPKEEP, "lose(job_id, 'drained', now)", ""),
+    "a hold that was lifted loses reservations": (
+        UPKEEP,
+        "policy.on_drain == 'lose' and held",
+        "policy.on_drain == 'lose'",
+    ),
+    "a new session is not marked": (UPSERT, "pair(due, now, '!' .. id)", "pair({}, now, '!' .. id)"),
+    "a hold is not marked": (HOLD, "redis.call('ZADD', DUE, digits(now), '!' .. node_id)", ""),
+    "a held node is chosen": (HOLD, "redis.call('ZREM', READY, node_id)", ""),
+    "a lift forgets the slots": (HOLD, "ready_score(session.class, used, load)", "ready_score(session.class, 0, load)"),
+    "a registration forgets the slots": (
+        UPSERT,
+        "ready_score(number, node.used, tonumber(node.load))",
+        "ready_score(number, 0, tonumber(node.load))",
+    ),
+    "a load forgets the slots": (
+        TOUCH,
+        "ready_score(class, reserved and used_slots(reserved) or 0, loads[index])",
+        "ready_score(class, 0, loads[index])",
+    ),
+    "an outage ends reservations": (
+        RECONCILE,
+        "if suspended_ms == 0 then\n  reservations.settle_due",
+        "if true then\n  reservations.settle_due",
+    ),
 }
 """What is wrong -> the script, a place in it, and what stands there instead."""
 
@@ -103,6 +233,10 @@ QUICK = (
     "heartbeats are not fenced",
     "a sync gives numbers again",
     "one lift lifts all",
+    "anybody speaks for a job",
+    "a slot is not given back",
+    "a full node is chosen",
+    "a node keeps the name of a job that has ended",
 )
 """Those that are found within some hundred steps."""
 

@@ -7,8 +7,7 @@ reason, no ended session has changed anything, and every placement is the one th
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from pyscheduler import Allocator, Facts, NodeReport, PoolDocument
 from pyscheduler.core.results import ReconcileLimits, Registration
 from pyscheduler.errors import GuardRefused, NodeIdConflict, NotFound, SessionLost, VersionConflict
 from tests.cells import Replica, lose_everything
-from tests.harness import EPOCH_MS, GRACE_MS, LEASE_MS, STANDING_CLOCK, Cell, document_of
+from tests.harness import EPOCH_MS, GRACE_MS, LEASE_MS, Cell, document_of
 from tests.histories.expected import (
     epoch_of,
     facts_of_node,
@@ -33,13 +32,20 @@ from tests.histories.expected import (
     suspended_ms,
 )
 from tests.histories.jobs import JobSteps
-from tests.histories.vocabulary import LANGUAGES, NODES, ONE_LANGUAGE, OWNERS, documents, reports
+from tests.histories.vocabulary import (
+    LANGUAGES,
+    NODES,
+    ONE_LANGUAGE,
+    OWNERS,
+    documents,
+    reports,
+)
 from tests.histories.watched import Tenure
 from tests.oracle import State, meets, read_state, slots_of
 
 
 class Histories(JobSteps):
-    """See :func:`machine`."""
+    """What nodes, operators, time and trouble do."""
 
     @initialize(
         document=st.none() | documents,
@@ -83,6 +89,7 @@ class Histories(JobSteps):
         highest = self.newest.get(node_id, 0)
         registration = self._register(node_id, report, session_id, takeover=takeover)
         self.step()
+        self._is_marked(node_id)
         assert registration.session.epoch > highest
         self._keep(Tenure(session_id, registration.session, report), registration, report)
         self._is_placed(registration)
@@ -281,6 +288,8 @@ class Histories(JobSteps):
         result = self.run(self.allocator.hold(node_id, owner=owner, reason=reason, allow_unknown=True))
         self.step(changes=result.changed)
         assert self.state.holds[node_id][owner]["reason"] == reason
+        if result.changed:
+            self._is_marked(node_id)
 
     @rule(node_id=st.sampled_from(NODES), owners=st.permutations(OWNERS))
     def hold_by_all_and_lift_each(self, node_id: str, owners: list[str]) -> None:
@@ -393,7 +402,8 @@ class Histories(JobSteps):
         before = self.state
         limits = ReconcileLimits(expire=expire, scan=scan, brake_share=share, brake_floor=floor, brake_expire=1)
         report = self.run(self.allocator.reconcile(lease_ms=LEASE_MS, force=True, limits=limits))
-        self.step()
+        self.step(jobs=None)
+        self._reservations_ended(before, report)
         lapsed = [node_id for node_id, lease_end in before.leases.items() if lease_end <= now_of(before)]
         braked = len(lapsed) > floor and len(lapsed) * 1000 > round(share * 1000) * len(before.members)
         allowed = 0 if report.suspended_ms else 1 if braked else expire
@@ -459,20 +469,3 @@ class Histories(JobSteps):
         self.clock_goes_back = False
         self.step(loses=True)
         self.newest = {node_id: epoch_of(self.state, node_id) for node_id in self.state.sessions}
-
-
-def machine(redis_url: str, namespace: str, overrides: Mapping[str, str] | None = None) -> type[Histories]:
-    """A machine for one run: each history has a namespace of its own; ``steps`` counts those of all.
-
-    Args:
-        redis_url: the store.
-        namespace: what the names of the namespaces begin with.
-        overrides: Lua files to replace, to plant a fault.
-    """
-    members = {
-        "redis_url": redis_url,
-        "namespace": namespace,
-        "overrides": {**STANDING_CLOCK, **(overrides or {})},
-        "number": itertools.count(),
-    }
-    return type("Histories", (Histories,), members)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pyscheduler import Facts, NodeReport
+from pyscheduler import Facts, JobRequest, NodeReport
 from pyscheduler.core.results import NodeStatus
 from tests.harness import document_of, pool
 
@@ -29,7 +29,12 @@ FACTS = (
     Facts(asr=("de",), services=("asr",)),
     Facts(services=("asr",), gpu_memory_gb=(8, 8)),
     Facts(),
+    Facts(semantic=("en",), asr=("en",), services=("asr",), private=True),
 )
+ABLE = FACTS[4]
+"""Facts of a node that can do most of what jobs ask for."""
+ENGLISH = (FACTS[0], FACTS[1], ABLE, FACTS[6], FACTS[-1])
+"""Facts of nodes that can all take a job from English to English, in several pools."""
 ONE_LANGUAGE = FACTS[:4]
 """Facts that are different classes, and name the same auto pool."""
 
@@ -51,11 +56,12 @@ RULES: tuple[dict[str, Any], ...] = (
     {"labels": {"origin": "auto"}},
 )
 
+loads = st.sampled_from([0.0, 0.25, 1.0])
 reports = st.builds(
     NodeReport.of,
     st.sampled_from(FACTS),
     status=st.sampled_from([NodeStatus.READY, NodeStatus.READY, NodeStatus.REGISTERING, NodeStatus.DEGRADED]),
-    load=st.sampled_from([0.0, 0.25, 1.0]),
+    load=loads,
     record=st.sampled_from([{}, {"name": "x"}]),
 )
 pools = st.builds(
@@ -65,8 +71,21 @@ pools = st.builds(
     st.sampled_from([0, 0, 1]),
     st.sampled_from(RULES),
 )
+fates = st.sampled_from(["keep", "lose"])
+selections = st.fixed_dictionaries(
+    {
+        "slots_per_node": st.sampled_from([4, 4, 2]),
+        "strategy": st.sampled_from(["least_loaded", "least_loaded", "power_of_two", "random", "affinity"]),
+        "scope": st.sampled_from(["eligible", "eligible", "eligible", "exact"]),
+        "on_new_epoch": fates,
+        "on_drain": fates,
+        "tenant_slots": st.sampled_from([0, 4, 4]),
+    }
+)
 documents = st.builds(
-    lambda declared, auto, share: document_of(*declared, auto=auto, guard={"max_unassigned_share": share}),
+    lambda declared, auto, share, selection: document_of(
+        *declared, auto=auto, guard={"max_unassigned_share": share}, selection=selection
+    ),
     st.lists(pools, max_size=3, unique_by=lambda one: one["name"]),
     st.fixed_dictionaries(
         {
@@ -78,4 +97,17 @@ documents = st.builds(
         }
     ),
     st.sampled_from([0.0, 0.5, 1.0]),
+    selections,
+)
+requests = st.builds(
+    lambda pair, slots, tenant, session, services, labels: JobRequest(
+        pair[0], pair[1], slots=slots, tenant=tenant, session=session, services=services, labels=labels
+    ),
+    # Most of them are for what most nodes can do.
+    st.sampled_from([("en", "en"), ("en", "en"), ("en", "en"), ("en", "zh-cn"), ("de", "en"), ("zh-cn", "en")]),
+    st.sampled_from([1, 1, 1, 2, 3]),
+    st.sampled_from(["", "acme"]),
+    st.sampled_from(["", "talk"]),
+    st.sampled_from([(), (), ("asr",), ("asr", "tts")]),
+    st.sampled_from([{}, {}, {}, {"zone": "eu"}]),
 )

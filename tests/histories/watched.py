@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -77,10 +77,11 @@ class Watched(RuleBasedStateMachine):
 
     # --- after each step ---
 
-    def step(self, *, changes: bool = True, loses: bool = False) -> State:
+    def step(self, *, changes: bool = True, loses: bool = False, jobs: Collection[str] | None = ()) -> State:
         """Takes the state after a step, and holds it against the one before.
 
         ``changes`` is false for a step that must have changed nothing, ``loses`` true for one that lost writes.
+        ``jobs`` are those that it may have changed, ``None`` if it may be any.
         """
 
         async def look() -> tuple[State, CheckReport]:
@@ -94,6 +95,9 @@ class Watched(RuleBasedStateMachine):
         if not changes:
             assert after == before
         if not loses:
+            for job_id in (before.jobs.keys() | after.jobs.keys()) - set(jobs or ()) if jobs is not None else ():
+                was, now = before.jobs.get(job_id), after.jobs.get(job_id)
+                assert (now, after.due.get(job_id)) == (was, before.due.get(job_id)), f"{job_id} has changed"
             self._nobody_left_without_a_reason(before, after)
             for node_id in after.members:
                 assert epoch_of(after, node_id) >= self.newest.get(node_id, 0)

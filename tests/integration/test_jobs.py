@@ -267,6 +267,17 @@ async def test_a_further_attempt_takes_the_place_of_the_one_before_on_another_no
             await future
 
 
+async def test_attempts_that_arrive_together_have_their_events_in_the_order_in_which_they_were_made(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "en", "zh")
+    await asyncio.gather(*(reserve(cell, "j", attempt=attempt) for attempt in (1, 2)))
+    assert [
+        (event.type, event.fields["attempt"], event.reason)
+        for event in await cell.allocator.events()
+        if event.type.startswith("job.")
+    ] == [("job.reserved", "1", "new"), ("job.ended", "1", "reassigned"), ("job.reserved", "2", "reassigned")]
+
+
 async def test_a_further_attempt_that_finds_no_node_changes_nothing(cell: Cell) -> None:
     await cell.register("a", "en", "zh")
     await reserve(cell, "j")
@@ -303,6 +314,26 @@ async def test_what_an_owner_may_say(cell: Cell) -> None:
     ]
     with pytest.raises(NotFound):
         await cell.allocator.renew_job("unknown", 1, owner="me", lease_ms=1)
+
+
+async def test_the_events_of_a_job_say_all_of_it(cell: Cell) -> None:
+    session = (await cell.register("a", "en", "zh")).session
+    request = JobRequest("zh", "en", slots=2, tenant="acme")
+    await reserve(cell, "j", request)
+    await cell.allocator.start_job("j", 1, owner="me", lease_ms=JOB_MS)
+    await cell.allocator.fail_job("j", 1, owner="me", reason="gpu lost")
+    events = [event for event in await cell.allocator.events() if event.type.startswith("job.")]
+    attempt = {"job_id": "j", "attempt": "1"}
+    assert {(event.node_id, event.pool, event.version) for event in events} == {("a", "en-zh", 2)}
+    assert [(event.type, event.reason, dict(event.fields)) for event in events] == [
+        (
+            "job.reserved",
+            "new",
+            {**attempt, "epoch": str(session.epoch), "slots": "2", "tenant": "acme", "owner": "me"},
+        ),
+        ("job.started", None, attempt),
+        ("job.ended", "gpu lost", {**attempt, "slots": "2", "tenant": "acme", "state": "failed"}),
+    ]
 
 
 async def test_an_ended_job_is_forgotten_in_the_end(cell: Cell) -> None:

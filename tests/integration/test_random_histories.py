@@ -18,7 +18,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.engines import Engine
 from tests.histories.faults import FAULTS, QUICK, planted
-from tests.histories.machine import Histories, machine
+from tests.histories.machine import Histories
+from tests.histories.nodes_with_jobs import machine
 from tests.servers import PlainServer
 
 SEED = os.environ.get("PYSCHEDULER_TEST_SEED")

@@ -5,15 +5,16 @@ Every test runs twice: on this package, where it holds, and on the old way of do
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
 import pytest
 
 from pyscheduler.core.results import Session
-from pyscheduler.errors import SessionLost
-from tests.fleet import Fleet, NewWay, Pools, given
+from pyscheduler.errors import SessionLost, StoreError
+from tests.fleet import JOB_LEASE_MS, SLOTS, Fleet, Instance, NewWay, Place, Pools, Socket, given
 from tests.harness import GRACE_MS, LEASE_MS, Cell, pool
 from tests.old_way import OldWay
 
@@ -45,6 +46,15 @@ async def test_both_ways_do_the_ordinary_thing_right(either_fleet: Fleet) -> Non
     assert await fleet.pools() == {"en-zh": {"a"}, "de-fr": {"b"}}
     assert sorted((await fleet.pool_numbers()).values()) == [1, 2]
     assert await fleet.able_to_serve("zh", "en") == 1
+
+    job = await scheduler.reserve("job", "zh", "en")
+    assert job == await fleet.place_of("job") == Place("a", "en-zh")
+    assert await scheduler.free_slots("zh", "en") == SLOTS - 1
+    for _ in range(2):
+        await (await fleet.start("s2")).finish("job")
+    assert await fleet.place_of("job") is None
+    assert await scheduler.reserve("next", "zh", "en") == job
+    assert await scheduler.reserve("last", "zh", "en") is None
 
     await fleet.sync(ENGLISH)
     await node.heartbeat("en", "zh")
@@ -296,11 +306,126 @@ async def test_9_a_heartbeat_alone_makes_no_node(cell: Cell) -> None:
     assert (await cell.allocator.nodes()).total == 0
 
 
-# --- 10 and 11 -------------------------------------------------------------------------------------------------------
+# --- 10 --------------------------------------------------------------------------------------------------------------
+
+
+Ask = Callable[[Instance, str], Awaitable[None]]
+
+
+class Dies(Exception):
+    """The end of a scheduler process."""
+
+
+async def dies(fleet: Fleet, call: Callable[[], Awaitable[object]], at: int) -> bool:
+    """Makes a call of a process that dies before or after one of its commands. False if it has fewer."""
+    moments = count()
+
+    async def end() -> None:
+        if next(moments) == at:
+            raise Dies
+
+    with fleet.meanwhile(end):
+        try:
+            await call()
+        except (Dies, StoreError):
+            return True
+    return False
+
+
+async def test_10_a_scheduler_that_dies_while_it_reserves_takes_no_slot_with_it(fleet: Fleet) -> None:
+    here, there = await fleet.start("s1"), await fleet.start("s2")
+    await there.node("a", "en", "zh")
+    number = 0
+    while await dies(fleet, partial(here.reserve, f"job-{number}", "zh", "en"), number):
+        number += 1
+    given(number >= 2, "it died before and after a command")
+    await fleet.pass_time(JOB_LEASE_MS + 1)
+    await fleet.upkeep()
+    assert await there.free_slots("zh", "en") == SLOTS
+
+
+async def test_10_a_job_whose_end_is_told_again_after_a_death_gives_its_slot_back_once(fleet: Fleet) -> None:
+    here, there = await fleet.start("s1"), await fleet.start("s2")
+    await there.node("a", "en", "zh")
+    number, died = -1, True
+    while died:
+        number += 1
+        given(await there.reserve(f"job-{number}", "zh", "en") is not None, "there is a slot")
+        died = await dies(fleet, partial(here.finish, f"job-{number}"), number)
+        await there.finish(f"job-{number}")
+    given(number >= 2, "it died before and after a command")
+    assert await there.free_slots("zh", "en") == SLOTS
+
+
+async def test_10_a_slot_is_not_given_to_two_who_ask_at_the_same_time(fleet: Fleet) -> None:
+    here, there = await fleet.start("s1"), await fleet.start("s2")
+    await there.node("a", "en", "zh")
+    for number in range(SLOTS - 1):
+        await there.reserve(f"first-{number}", "zh", "en")
+    for at in range(8):
+        moments = count()
+        got: list[str] = []
+
+        async def ask(scheduler: Instance, job_id: str, got: list[str] = got) -> None:
+            if await scheduler.reserve(job_id, "zh", "en"):
+                got.append(job_id)
+
+        async def another_asks(at: int = at, moments: Iterator[int] = moments, ask: Ask = ask) -> None:
+            if next(moments) == at:
+                await ask(there, f"other-{at}")
+
+        with fleet.meanwhile(another_asks):
+            await ask(here, f"job-{at}")
+        assert len(got) == 1
+        await there.finish(got[0])
+
+
+# --- 11 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["leaves", "changes languages", "is moved"])
+async def test_11_a_job_gets_no_node_that_has_gone_or_changed_its_pool_since_it_was_chosen(
+    fleet: Fleet, trouble: str
+) -> None:
+    """Whenever that happens: where a job is first seen, its node is in the pool that it was found in."""
+    here, there = await fleet.start("s1"), await fleet.start("s2")
+    seen: list[tuple[Place, str]] = []
+    happened = 0
+    for at in range(8):
+        node = await there.node(f"n{at}", "en", "zh")
+        given(await fleet.pool_of(f"n{at}") == "en-zh", "it can have the job")
+        moments, found = count(), False
+
+        async def look_and_trouble(at: int = at, node: Socket = node, moments: Iterator[int] = moments) -> None:
+            nonlocal found, happened
+            place = None if found else await fleet.place_of(f"job-{at}")
+            if place:
+                found = True
+                seen.append((place, await fleet.pool_of(place.node_id)))
+            if next(moments) == at:
+                happened += 1
+                if trouble == "leaves":
+                    await node.close()
+                elif trouble == "changes languages":
+                    await node.heartbeat("de", "fr")
+                else:
+                    await fleet.sync(ENGLISH)
+                    await node.heartbeat("en", "zh")
+
+        with fleet.meanwhile(look_and_trouble):
+            await here.reserve(f"job-{at}", "zh", "en")
+        await node.close()
+        await fleet.sync(GERMAN)
+    given(happened >= 2, "there was trouble before and after a command")
+    given(len(seen) >= 2, "some jobs got a node")
+    assert all(place.pool == pool_then for place, pool_then in seen), seen
+
+
+# --- jobs that find no node, and there is one ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("declared", [(), (GERMAN,)], ids=["auto pool", "declared pool"])
-async def test_10_a_node_is_found_for_every_pair_that_it_serves_whatever_its_pool_is_called(
+async def test_12_a_node_is_found_for_every_pair_that_it_serves_whatever_its_pool_is_called(
     fleet: Fleet, declared: tuple[dict[str, Any], ...]
 ) -> None:
     scheduler = await fleet.start("s1")
@@ -310,7 +435,7 @@ async def test_10_a_node_is_found_for_every_pair_that_it_serves_whatever_its_poo
     assert found == {("zh", "en"): 1, ("de", "en"): 1, ("zh", "fr"): 0, ("de", "fr"): 0}
 
 
-async def test_11_nodes_behind_an_empty_part_of_a_pool_are_found(fleet: Fleet) -> None:
+async def test_13_nodes_behind_an_empty_part_of_a_pool_are_found(fleet: Fleet) -> None:
     scheduler = await fleet.start("s1")
     first = await scheduler.node("a", "en", "zh", gpu_gb=24)
     await scheduler.node("b", "en", "zh", gpu_gb=48)

@@ -1,0 +1,115 @@
+"""Bounds of what a job asks for and of what a document says of selection: on the bound is taken, beyond is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pyscheduler.core.jobs import JobRequest
+from pyscheduler.errors import InvalidInput, NoNode
+from pyscheduler.scripts import calls
+from tests.harness import Cell, document_of
+from tests.lua.baseline import baseline, populate, with_argument
+
+LONG_LABEL = '{"x":"%s"}'
+BOUNDS = {
+    "src": ("e" * 70, "e" * 71),
+    "tgt": ("e" * 70, "e" * 71),
+    "services": ("a," * 64, "a," * 65),
+    "services, each": ("a,b," + "a" * 70, "a,b," + "a" * 71),
+    "services, in characters": (("a" * 64 + ",") * 64, ("a" * 64 + ",") * 64 + ","),
+    "labels": (LONG_LABEL % ("y" * 8184), LONG_LABEL % ("y" * 8185)),
+    "exclude": ("a " * 64, "a " * 65),
+    "exclude, in characters": ("a" * 8320, "a" * 8321),
+    "exclude_pools": ("a " * 64, "a " * 65),
+    "exclude_pools, in characters": ("a" * 8320, "a" * 8321),
+}
+
+
+@pytest.mark.parametrize("what", BOUNDS)
+async def test_what_a_job_asks_for_is_bounded(cell: Cell, what: str) -> None:
+    call = baseline(await populate(cell))["explain_job"]
+    on, beyond = BOUNDS[what]
+    argument = what.partition(",")[0]
+    assert (await cell.store.run(with_argument(call, argument, on)))[0] == "OK"
+    with pytest.raises(InvalidInput):
+        await cell.store.run(with_argument(call, argument, beyond))
+
+
+def bump(selection: dict[str, Any], tenants: list[dict[str, Any]]) -> calls.Call:
+    whole = document_of()
+    document = json.loads(whole.canonical())
+    document["selection"] |= selection
+    document["tenants"] = tenants
+    return calls.bump_config_version(
+        mode="apply",
+        document=json.dumps(document, sort_keys=True, separators=(",", ":")),
+        digest="ab",
+        admission=whole.admission.to_json(),
+        expect_version=-1,
+        allow_empty=True,
+        force=True,
+        author="me",
+        reason="test",
+        kind="document",
+    )
+
+
+def tenant(**members: Any) -> list[dict[str, Any]]:
+    return [{"name": "t", "strict": False, **members}]
+
+
+@pytest.mark.parametrize(
+    ("selection", "tenants"),
+    [
+        ({"slots_per_node": 1}, []),
+        ({"slots_per_node": 500}, []),
+        ({"tenant_slots": 1_000_000}, []),
+        ({"strategy": "random"}, []),
+        ({"strategy": "power_of_two"}, []),
+        ({"strategy": "affinity"}, []),
+        ({"scope": "exact"}, []),
+        ({"on_new_epoch": "lose", "on_drain": "lose"}, []),
+        ({}, tenant(slots=0)),
+        ({}, tenant(slots=1_000_000)),
+        ({}, tenant(name="t" * 64)),
+        ({}, tenant(pool="p")),
+    ],
+)
+async def test_what_a_document_says_of_jobs_up_to_its_bounds(
+    cell: Cell, selection: dict[str, Any], tenants: list[dict[str, Any]]
+) -> None:
+    assert (await cell.store.run(bump(selection, tenants)))[0] == "OK"
+
+
+@pytest.mark.parametrize(
+    ("selection", "tenants"),
+    [
+        ({"slots_per_node": 501}, []),
+        ({"tenant_slots": 1_000_001}, []),
+        ({"tenant_slots": 0.5}, []),
+        ({"scope": "best"}, []),
+        ({}, tenant(slots=1_000_001)),
+        ({}, tenant(slots=-1)),
+        ({}, tenant(name="t" * 65)),
+    ],
+)
+async def test_and_beyond_them(cell: Cell, selection: dict[str, Any], tenants: list[dict[str, Any]]) -> None:
+    with pytest.raises(InvalidInput):
+        await cell.store.run(bump(selection, tenants))
+
+
+async def test_a_quota_is_used_up_to_its_last_slot_and_an_explanation_knows_it(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"tenant_slots": 2}))
+    await cell.register("a", "en", "zh")
+    request = JobRequest("zh", "en", tenant="acme")
+    for number in range(2):
+        explained = await cell.allocator.explain_job(f"j{number}", request)
+        assert (explained.node_id, explained.reasons) == ("a", {"passed_over": 1})
+        await cell.allocator.reserve(f"j{number}", request, owner="me", lease_ms=1000)
+    assert (await cell.allocator.explain_job("j2", request)).reasons == {"quota": 1}
+    assert (await cell.allocator.explain_job("j2", JobRequest("zh", "en"))).node_id == "a"
+    with pytest.raises(NoNode, match="quota"):
+        await cell.allocator.reserve("j2", request, owner="me", lease_ms=1000)
