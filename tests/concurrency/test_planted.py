@@ -22,7 +22,7 @@ from tests.servers import PlainServer
 
 T = TypeVar("T")
 
-ROUNDS = 10
+ROUNDS = 25
 """Nearly every fault shows in the first; one that shows only to a reader in between may need another."""
 
 

@@ -39,7 +39,7 @@ def _document(*pools: dict[str, object], auto: bool = True, **selection: object)
         *pools,
         auto={"enabled": auto},
         guard={"max_unassigned_share": 1},
-        selection={"slots_per_node": 2, "tenant_slots": 2, **selection},
+        selection={"slots_per_node": 2, "tenant_slots": 1, **selection},
     )
 
 
@@ -75,7 +75,7 @@ WEIGHTS = {
     "update_job": 14,
     "read_jobs": 3,
 }
-REQUESTS = (JobRequest("de", "en", slots=2, tenant="acme"), JobRequest("en", "en"), JobRequest("zh", "en", slots=2))
+REQUESTS = (JobRequest("de", "en", tenant="acme"), JobRequest("en", "en"), JobRequest("zh", "en", slots=2))
 JOBS_AT_A_TIME = 4
 
 
