@@ -42,12 +42,13 @@
 --   8 min_interval_ms  0..86400000
 --   9 grace_ms         0..86400000: the reconnect grace of a node whose instance has gone
 -- REPLY
---   OK version expired released placed_classes dropped_classes lapsed braked suspended_ms violations ended_jobs
+--   OK version expired released placed_classes dropped_classes lapsed braked suspended_ms violations ended_jobs more_due
+--     more_due = 1 if a further step should come soon: this one had no room for all reservations and memories that end
 --     created pools, and for each: name
 --     removed pools, and for each: name
 --   SKIPPED version | NO_NAMESPACE | SCHEMA found
 -- EVENTS node.expired node.released job.ended pool.created pool.removed class.remapped config.bumped reconcile.ran reconcile.braked
--- COST O((expire + 1100 jobs) * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
+-- COST O((expire + 1500 jobs) * log n + scan + classes + pools); after the clock went back also O(10000 * log n)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CAPABILITIES, MEMBERS, READY, LEASES, SESSIONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -72,7 +73,7 @@ local HOLDS, JOBS, DUE, RESERVED, TENANTS, AFFINITIES = KEYS[16], KEYS[17], KEYS
 local function upkeep_of_jobs()
 --@include lib/ledger.lua
 --@include lib/upkeep_of_jobs.lua
-  return { lose_with_node = lose_with_node, settle_due = settle_due, write = write_upkeep, ended = count_ended }
+  return { lose_with_node = lose_with_node, settle_due = settle_due, write = write_upkeep, outcome = outcome }
 end
 local reservations = upkeep_of_jobs()
 
@@ -404,10 +405,10 @@ if #expired > 0 or #released > 0 or #dropped_classes > 0 or changed_pools or vio
     'dropped_classes', digits(#dropped_classes), 'placed_classes', digits(#remapped), 'violations', digits(violations)
   )
 end
+local ended_jobs, more_due = reservations.outcome()
 local reply = {
   'OK', digits(new_version), digits(#expired), digits(#released), digits(#remapped), digits(#dropped_classes), digits(lapsed),
-  braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), digits(reservations.ended()),
-  digits(#created),
+  braked and suspended_ms == 0 and '1' or '0', digits(suspended_ms), digits(violations), ended_jobs, more_due, digits(#created),
 }
 for _, pool in ipairs(created) do
   reply[#reply + 1] = pool.name

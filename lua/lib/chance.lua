@@ -67,7 +67,7 @@ local function any_of(classes, job, capacity, now, salt)
         ids[#ids + 1] = flat[at]
       end
       for at, lease_end in ipairs(redis.call('ZMSCORE', LEASES, unpack(ids))) do
-        local node = tonumber(lease_end or 0) > now and able(ids[at], class, flat[at * 2], job, capacity)
+        local node = is_alive(lease_end, now) and able(ids[at], class, flat[at * 2], job, capacity)
         if node then
           return node
         end
@@ -82,7 +82,7 @@ end
 -- The node that a session had, if one of these classes has it and it can take the job.
 local function former_node(node_id, classes, job, capacity, now)
   local score = tonumber(redis.call('ZSCORE', READY, node_id) or nil)
-  if score and tonumber(redis.call('ZSCORE', LEASES, node_id) or 0) > now then
+  if score and is_alive(redis.call('ZSCORE', LEASES, node_id), now) then
     for _, class in ipairs(classes) do
       if score >= class * CLASS_SPAN and score < (class + 1) * CLASS_SPAN then
         return able(node_id, class, score, job, capacity)

@@ -11,11 +11,11 @@ local function route_tag(config)
 end
 
 local function read_route(stored, tag)
-  if not stored or string.sub(stored, 1, #tag + 1) ~= tag .. '|' then
+  local found, missing, rejected, rest = string.match(stored or '', '^([^|]*)|([^|]*)|([^|]*)|()')
+  if found ~= tag then
     return nil
   end
-  local missing, rejected, rest = string.match(stored, '^([^|]*)|([^|]*)|()', #tag + 2)
-  return rest and { text = stored, missing = missing, rejected = rejected, pools = {}, rest = rest }
+  return { text = stored, missing = missing, rejected = rejected, pools = {}, rest = rest }
 end
 
 local function next_pool(route, pool)

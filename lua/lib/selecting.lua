@@ -74,11 +74,15 @@ local function look_of(class, capacity)
   return look
 end
 
+local function is_alive(lease_end, now)
+  return tonumber(lease_end or 0) > now
+end
+
 -- Asks of the nodes of a run that were read whether they live.
 local function check_leases(run, now)
   local ends = redis.call('ZMSCORE', LEASES, unpack(run.ids, run.checked + 1))
   for index, lease_end in ipairs(ends) do
-    if tonumber(lease_end or 0) <= now then
+    if not is_alive(lease_end, now) then
       run.passed[run.checked + index], run.dead = true, run.dead + 1
     end
   end

@@ -1,7 +1,8 @@
 -- What upkeep does with reservations: those whose lease or whose node has ended, and what is remembered for no longer.
 -- Uses: JOBS, DUE, RESERVED, SESSIONS, HOLDS, and of ledger.lua all that changes jobs.
 
-local ended_jobs, lost_jobs, settled, affinities_gone = 0, 0, {}, {}
+local LAPSE_COST = 5 -- a reservation that lapses takes as long as so many that are forgotten
+local ended_jobs, lost_jobs, settled, affinities_gone, is_more_due = 0, 0, {}, {}, false
 
 local function jobs_on(node_id)
   local ids = {}
@@ -51,7 +52,22 @@ end
 
 -- Everything that is due, as far as the bounds allow.
 local function settle_due(policy, now)
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', digits(now), 'LIMIT', 0, MAX_DUE)) do
+  local names, unread, left = redis.call('ZRANGEBYSCORE', DUE, '-inf', digits(now), 'LIMIT', 0, MAX_DUE), {}, MAX_DUE
+  for _, name in ipairs(names) do
+    if not string.match(name, '^[@!]') and jobs[name] == nil then
+      unread[#unread + 1] = name
+    end
+  end
+  if #unread > 0 then
+    read_jobs(unread, now)
+  end
+  is_more_due = #names == MAX_DUE
+  for _, name in ipairs(names) do
+    if left <= 0 then
+      is_more_due = true
+      break
+    end
+    left = left - 1
     local kind = string.sub(name, 1, 1)
     if kind == '@' then
       affinities_gone[#affinities_gone + 1], settled[#settled + 1] = string.sub(name, 2), name
@@ -63,7 +79,7 @@ local function settle_due(policy, now)
       local job = job_of(name)
       if job and is_live(job) then
         end_job(name, job, 'e', 'lease_lapsed', now)
-        ended_jobs = ended_jobs + 1
+        ended_jobs, left = ended_jobs + 1, left - LAPSE_COST + 1
       elseif not job or lease_end_of(name) <= now then
         forget_job(name)
       end
@@ -71,8 +87,9 @@ local function settle_due(policy, now)
   end
 end
 
-local function count_ended()
-  return ended_jobs
+-- How many reservations have ended, and whether more is due than this step had room for.
+local function outcome()
+  return digits(ended_jobs), is_more_due and '1' or '0'
 end
 
 local function write_upkeep(now, version)

@@ -57,7 +57,7 @@ class Upkeep(Namespace):
         expired, released, placed, dropped = reply.integer(), reply.integer(), reply.integer(), reply.integer()
         lapsed = reply.integer()
         braked, suspended_ms, violations = reply.text() == "1", reply.integer(), reply.integer()
-        ended_jobs = reply.integer()
+        ended_jobs, more_due = reply.integer(), reply.text() == "1"
         created, removed = reply.many(reply.text), reply.many(reply.text)
         return ReconcileReport(
             skipped=False,
@@ -73,6 +73,7 @@ class Upkeep(Namespace):
             violations=violations,
             version=version,
             ended_jobs=ended_jobs,
+            more_due=more_due,
         )
 
     async def renew_instance(self, instance: str, *, lease_ms: int, info: Mapping[str, str | int]) -> None:

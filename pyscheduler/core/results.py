@@ -253,6 +253,7 @@ class ReconcileReport:
     Attributes:
         released: nodes that got the reconnect grace, because their scheduler instance has gone.
         ended_jobs: reservations that lapsed, or were lost with their nodes.
+        more_due: a further step should come soon: this one had no room for all reservations that end.
         suspended_ms: expiry is suspended for that long, since reconcile had itself been away.
     """
 
@@ -269,6 +270,7 @@ class ReconcileReport:
     violations: int
     version: int
     ended_jobs: int = 0
+    more_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Reconciler:
         self._tell(report)
         if report.skipped or report.braked or report.suspended_ms:
             return False
-        return report.lapsed > report.expired + report.released
+        return report.more_due or report.lapsed > report.expired + report.released
 
     def _tell(self, report: ReconcileReport) -> None:
         metrics, log = self._shared.metrics, self._shared.log

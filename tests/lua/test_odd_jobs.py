@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pyscheduler.core.jobs import JobRequest, Reservation
+from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import NoNode
 from tests.cells import limited_cell
@@ -79,6 +79,33 @@ async def test_behind_more_dead_than_are_looked_at_a_living_lease_is_found(redis
         await cell.register("ill", "en", "zh", status=NodeStatus.DEGRADED)
         await cell.register("alive", "en", "zh", load=0.9)
         assert (await reserve(cell, "j")).node_id == "alive"
+
+
+async def test_jobs_of_one_call_find_living_nodes_behind_the_dead_one_after_the_other(
+    redis_url: str, namespace: str
+) -> None:
+    async with limited_cell(redis_url, namespace, MAX_LOOKED_CLASS=2) as cell:
+        await many_dead(cell)
+        for name in ("one", "two"):
+            await cell.register(name, "en", "zh", load=0.9)
+        asks = [JobAsk(f"j{number}", ZH_EN) for number in range(2)]
+        found = await cell.allocator.reserve_many(asks, owner="me", lease_ms=LEASE_MS)
+        assert [one.node_id for one in found if isinstance(one, Reservation)] == ["one", "two"]
+
+
+async def test_a_tenant_whose_own_pool_is_full_gets_a_node_of_another(cell: Cell) -> None:
+    english, german = (
+        pool(name, semantic={"contains": [code]}) for name, code in (("english", "en"), ("german", "de"))
+    )
+    selection = {"selection": {"slots_per_node": 1}}
+    await cell.allocator.sync(
+        document_of(german | selection, english | selection, tenants=[{"name": "acme", "pool": "german"}])
+    )
+    await cell.register("a", "de", "en", "zh")
+    await cell.register("b", "en", "zh")
+    acme = JobRequest("zh", "en", tenant="acme")
+    assert [(await reserve(cell, name, acme)).pool for name in ("j1", "j2")] == ["german", "english"]
+    assert await why_none(cell, acme) == {"no_slot": 2}
 
 
 async def test_where_all_are_dead_there_is_none(redis_url: str, namespace: str) -> None:
@@ -156,6 +183,29 @@ async def test_a_drained_node_with_more_reservations_than_a_step_ends_waits_for_
             await cell.allocator.hold(name, owner="ops", reason="test")
         await cell.pass_time(1)
         assert [(await cell.reconcile()).ended_jobs for _ in range(3)] == [2, 2, 0]
+
+
+async def test_reservations_that_lapse_together_lapse_in_steps_that_follow_each_other(
+    redis_url: str, namespace: str
+) -> None:
+    async with limited_cell(redis_url, namespace, MAX_DUE=10) as cell:
+        await cell.register("a", "en", "zh", lease_ms=100 * LEASE_MS)
+        for number in range(3):
+            await cell.allocator.reserve(f"j{number}", ZH_EN, owner="me", lease_ms=1)
+        await cell.pass_time(10)
+        reports = [await cell.reconcile() for _ in range(3)]
+        assert [(report.ended_jobs, report.more_due) for report in reports] == [(2, True), (1, False), (0, False)]
+
+
+async def test_jobs_are_forgotten_in_steps_that_follow_each_other(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_DUE=4, JOB_KEPT_MS=10) as cell:
+        await cell.register("a", "en", "zh", lease_ms=100 * LEASE_MS)
+        for number in range(9):
+            await reserve(cell, f"j{number}")
+            await cell.allocator.release_job(f"j{number}", 1, owner="me")
+        await cell.pass_time(20)
+        assert [(await cell.reconcile()).more_due for _ in range(3)] == [True, True, False]
+        assert (await read_state(cell.store)).jobs == {}
 
 
 async def test_a_mark_on_a_node_that_has_gone_means_nothing(cell: Cell) -> None:
