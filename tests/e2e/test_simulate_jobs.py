@@ -66,14 +66,23 @@ async def nothing_is_left(allocator: Allocator, summary: dict[str, Any]) -> None
 
 async def test_jobs_run_and_end_and_nothing_is_left(serve: Callable[..., ServeProcess], allocator: Allocator) -> None:
     await allocator.sync(document_of(selection={"slots_per_node": 5, "strategy": "affinity"}))
-    options = ("--jobs", "40", "--job-seconds", "0.5", "--job-lease", "0.6", "--tenants", "3", "--session-jobs", "0.6")
-    with begin(*at(serve()), *QUICK, "--nodes", "8", "--duration", "6", "--failing-jobs", "0.2", *options) as process:
+    options = ("--jobs", "20", "--job-seconds", "1", "--job-lease", "1.5", "--tenants", "3", "--session-jobs", "0.6")
+    # Leases lapse once a scheduler has been there for as long as a node's lease.
+    scheduler = serve("--lease-ms", "3000")
+    with begin(*at(scheduler), *QUICK, "--nodes", "8", "--failing-jobs", "0.2", *options) as process:
 
         async def busy() -> bool:
             return any(node.load > 0.15 for node in (await allocator.nodes()).nodes)
 
         await wait_until_async(lambda: busy(), "nodes report the load of their jobs", 30)
         assert {job.tenant for job in await live_jobs(allocator)} <= {"tenant-1", "tenant-2", "tenant-3"}
+
+        async def many() -> bool:
+            events = await allocator.events(limit=10_000)
+            return sum(event.fields.get("state") == "finished" for event in events) >= 80
+
+        await wait_until_async(lambda: many(), "jobs have finished", 60)
+        process.send_signal(signal.SIGINT)
         summary = await asyncio.to_thread(finish, process)
     jobs = summary["jobs"]
     assert summary["ok"] is jobs["ok"] is True
@@ -109,8 +118,8 @@ async def test_the_jobs_of_killed_nodes_are_reassigned(
     with (
         begin("--url", scheduler.url, "--nodes", "6", *quick, "--id-prefix", "doomed-") as doomed,
         begin(
-            *(*at(scheduler), "--nodes", "6", *quick, "--jobs", "20", "--job-seconds", "1.5", "--job-lease", "0.9"),
-            *("--duration", "8", "--odd-jobs", "0", "--failing-jobs", "0"),
+            *(*at(scheduler), "--nodes", "6", *quick, "--jobs", "4", "--job-seconds", "3600", "--job-lease", "3"),
+            *("--odd-jobs", "0", "--failing-jobs", "0"),
         ) as process,
     ):
         await all_ready(allocator, 12)
@@ -120,6 +129,12 @@ async def test_the_jobs_of_killed_nodes_are_reassigned(
 
         await wait_until_async(lambda: there(), "the nodes that will be killed have jobs", 30)
         doomed.kill()
+
+        async def elsewhere() -> bool:
+            return sum(job.attempt == 2 for job in await live_jobs(allocator)) >= 4
+
+        await wait_until_async(lambda: elsewhere(), "other nodes have their jobs", 30)
+        process.send_signal(signal.SIGINT)
         summary = await asyncio.to_thread(finish, process)
     jobs = summary["jobs"]
     assert jobs["lost"] >= 4
@@ -132,8 +147,11 @@ async def test_the_jobs_of_killed_nodes_are_reassigned(
 async def test_a_stream_that_was_away_for_longer_than_its_leases_counts_them_as_lapsed(
     serve: Callable[..., ServeProcess], allocator: Allocator
 ) -> None:
-    flags = ("--nodes", "4", *QUICK, "--jobs", "10", "--job-seconds", "30", "--job-lease", "0.5")
-    with begin(*at(serve("--lease-ms", "1500")), *flags) as process:
+    scheduler = serve("--lease-ms", "1500")
+    flags = ("--nodes", "1", *QUICK, "--jobs", "3", "--job-seconds", "3600", "--job-lease", "0.5", "--odd-jobs", "0")
+    # The nodes of the other one go on, and have room for all.
+    with begin("--url", scheduler.url, "--nodes", "12", *QUICK), begin(*at(scheduler), *flags) as process:
+        await all_ready(allocator, 13)
         await wait_until_async(lambda: live_jobs(allocator), "there are jobs", 30)
         process.send_signal(signal.SIGSTOP)
 
@@ -185,6 +203,26 @@ async def test_what_nobody_answered_for_is_found_at_the_end(
         assert [job.job_id for job in await live_jobs(allocator)] == ["somebody-elses"]
 
 
+async def test_no_more_jobs_are_under_way_than_may(
+    serve: Callable[..., ServeProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_JOBS_UNDER_WAY", 3)
+    scheduler = serve()
+    nodes = FleetOptions(nodes=2, urls=(scheduler.url,), heartbeat_s=0.1, duration_s=3)
+    most = 0
+
+    def look(fleet: Fleet) -> None:
+        nonlocal most
+        assert fleet.jobs is not None
+        most = max(most, len(fleet.jobs.under_way))
+
+    summary = await Fleet(nodes, JobOptions(rate=40, doors=(scheduler.operator_url,))).run(asyncio.Event(), look)
+    assert summary.jobs is not None
+    assert most == 3
+    assert summary.jobs.tally.skipped > 10
+    assert summary.ok
+
+
 async def test_a_door_that_changes_nothing_ends_it(serve: Callable[..., ServeProcess]) -> None:
     scheduler = serve("--operator-changes", "off")
     summary = await simulate(*at(scheduler), "--nodes", "2", *QUICK, "--jobs", "20", exit_code=1)
@@ -224,12 +262,14 @@ async def test_a_killed_scheduler_is_survived_by_the_other(
 ) -> None:
     schedulers = [serve(), serve()]
     addresses = [word for one in schedulers for word in at(one)]
-    options = ("--jobs", "20", "--job-seconds", "1", "--job-lease", "5", "--duration", "8")
+    options = ("--jobs", "20", "--job-seconds", "1", "--job-lease", "5")
     with begin(*addresses, "--nodes", "10", *QUICK, *options) as process:
         await wait_until_async(lambda: live_jobs(allocator), "jobs run", 30)
         schedulers[0].kill()
         before = len(schedulers[1].logged("job_changed"))
         await wait_until_async(lambda: len(schedulers[1].logged("job_changed")) > before, "the other is asked", 30)
+        await all_ready(allocator, 10)
+        process.send_signal(signal.SIGINT)
         summary = await asyncio.to_thread(finish, process)
     assert summary["jobs"]["errors"] == {}
     await nothing_is_left(allocator, summary)
