@@ -41,7 +41,7 @@ def main() -> None:
 
 for name, short_help in (
     ("serve", "Run a scheduler: nodes connect to it and get their pool."),
-    ("simulate", "Connect a fleet of real WebSocket nodes."),
+    ("simulate", "Connect a fleet of real WebSocket nodes, and let jobs run on it."),
     ("pool", "Synchronise the pool configuration, look at pools."),
     ("config", "Show the configuration document and its schema, check a file."),
     ("node", "Look at nodes, explain where they are, keep work away from them."),

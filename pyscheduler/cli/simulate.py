@@ -9,6 +9,7 @@ import rich_click as click
 from pyscheduler.cli import output
 from pyscheduler.cli.options import json_option
 from pyscheduler.cli.text import safe
+from pyscheduler.simulate.job_options import DEFAULT_DOOR, JobOptions
 from pyscheduler.simulate.options import (
     DEFAULT_GPU,
     DEFAULT_LANGUAGES,
@@ -81,6 +82,64 @@ _LINE_EVERY_S = 5.0
     metavar="TEXT",
     help="Name the nodes TEXT1, TEXT2, ... Without it the scheduler names them, as it does a fresh client.",
 )
+@click.option(
+    "--jobs",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="R",
+    help="Jobs a second, 0.01 to 200, that get their nodes at the operator door; 0: none.",
+)
+@click.option(
+    "--operator-url",
+    "doors",
+    multiple=True,
+    metavar="URL",
+    help=f"Operator door to ask; repeatable: the next one is asked where one fails. [default: {DEFAULT_DOOR}]",
+)
+@click.option(
+    "--job-seconds", type=float, default=10.0, show_default=True, metavar="S", help="How long a job runs, on average."
+)
+@click.option(
+    "--job-lease",
+    type=float,
+    default=15.0,
+    show_default=True,
+    metavar="S",
+    help="Lease of a reservation, renewed at a third of that.",
+)
+@click.option(
+    "--session-jobs",
+    type=float,
+    default=0.3,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the jobs that belong to a session.",
+)
+@click.option(
+    "--odd-jobs",
+    type=float,
+    default=0.02,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the jobs that no node of the fleet can serve.",
+)
+@click.option(
+    "--failing-jobs",
+    type=float,
+    default=0.02,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the jobs that fail, and go to another node.",
+)
+@click.option(
+    "--tenants",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Tenants whose jobs they are, at random; 0: public jobs.",
+)
 @json_option
 def simulate(
     nodes: int,
@@ -94,12 +153,21 @@ def simulate(
     churn: float,
     seed: int,
     id_prefix: str,
+    jobs: float,
+    doors: tuple[str, ...],
+    job_seconds: float,
+    job_lease: float,
+    session_jobs: float,
+    odd_jobs: float,
+    failing_jobs: float,
+    tenants: int,
     as_json: bool,
 ) -> int:
-    """Connect a fleet of real WebSocket nodes.
+    """Connect a fleet of real WebSocket nodes, and let jobs run on it.
 
     They register, heartbeat, change languages, drop and come back, as the fleet's own clients do, and talk to nothing
-    but the given URLs. Exits 1 if they could not be kept registered.
+    but the given URLs. With --jobs, jobs get their nodes over HTTP, run, and end. Exits 1 if the nodes could not be
+    kept registered, or if a reservation is left.
     """
     import asyncio
 
@@ -116,13 +184,25 @@ def simulate(
         seed=seed,
         id_prefix=id_prefix,
     )
-    summary = asyncio.run(_run(options, as_json))
+    stream = None
+    if jobs != 0:
+        stream = JobOptions(
+            rate=jobs,
+            doors=doors or (DEFAULT_DOOR,),
+            seconds=job_seconds,
+            lease_s=job_lease,
+            odd=odd_jobs,
+            failing=failing_jobs,
+            in_sessions=session_jobs,
+            tenants=tenants,
+        )
+    summary = asyncio.run(_run(options, stream, as_json))
     if as_json:
         output.emit(summary.document())
     return 0 if summary.ok else 1
 
 
-async def _run(options: FleetOptions, as_json: bool) -> Summary:
+async def _run(options: FleetOptions, jobs: JobOptions | None, as_json: bool) -> Summary:
     import asyncio
     import signal
 
@@ -133,7 +213,7 @@ async def _run(options: FleetOptions, as_json: bool) -> Summary:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    fleet = Fleet(options)
+    fleet = Fleet(options, jobs)
     if as_json:
         return await fleet.run(stop)
     out = output.console()

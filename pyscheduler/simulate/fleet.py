@@ -7,9 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyscheduler.errors import InvalidInput
+from pyscheduler.simulate.job_options import JobOptions
+from pyscheduler.simulate.job_summary import JobsSummary
+from pyscheduler.simulate.jobs import JobStream
 from pyscheduler.simulate.node import SimulatedNode
 from pyscheduler.simulate.options import FleetOptions
+from pyscheduler.simulate.pools import PoolsLook, look_at_pools
 from pyscheduler.simulate.tally import Tally, count_by
+from pyscheduler.simulate.workplace import Workplace
 
 # Half-open connections that a listener's backlog (often 128) takes without dropping any.
 _OPENING_AT_ONCE = 64
@@ -39,17 +44,19 @@ class Snapshot:
 class Summary:
     """How a simulation ended: the last look at the fleet before its sockets were closed, and all it counted.
 
-    ``ok`` is false if a node could not be kept registered; ``gave_up`` if none ever was.
+    ``ok`` is false if a node could not be kept registered, or if something is wrong with the jobs; ``gave_up`` is true
+    if no node ever was registered.
     """
 
     options: FleetOptions
     last: Snapshot
     tally: Tally
     gave_up: bool
+    jobs: JobsSummary | None = None
 
     @property
     def ok(self) -> bool:
-        return self.last.lost == 0 and not self.gave_up
+        return self.last.lost == 0 and not self.gave_up and (self.jobs is None or self.jobs.ok)
 
     def document(self) -> dict[str, object]:
         """The summary as plain JSON values; times in seconds, latencies in ms."""
@@ -82,18 +89,28 @@ class Summary:
                 "register": tally.register_ms.as_dict(),
                 "language_change": tally.change_ms.as_dict(),
             },
+            "jobs": None if self.jobs is None else self.jobs.document(),
         }
 
 
 class Fleet:
-    """The nodes of one simulation. Make it inside a running event loop."""
+    """The nodes of one simulation, and the jobs beside them. Make it inside a running event loop.
 
-    def __init__(self, options: FleetOptions) -> None:
+    Args:
+        options: the nodes.
+        jobs: the jobs; ``None``: none come.
+    """
+
+    def __init__(self, options: FleetOptions, jobs: JobOptions | None = None) -> None:
         self.options = options
+        self.workplace = Workplace() if jobs is not None else None
+        self.jobs = JobStream(options, jobs, self.workplace) if jobs is not None and self.workplace else None
         self.tally = Tally()
         self._started_s = asyncio.get_running_loop().time()
         gate = asyncio.Semaphore(_OPENING_AT_ONCE)
-        self._nodes = [SimulatedNode(options, index, self.tally, gate) for index in range(options.nodes)]
+        self._nodes = [
+            SimulatedNode(options, index, self.tally, gate, self.workplace) for index in range(options.nodes)
+        ]
 
     @property
     def elapsed_s(self) -> float:
@@ -119,6 +136,10 @@ class Fleet:
             pools=count_by(node.pool for node in self._nodes if node.registered),
             statuses=count_by(node.status for node in self._nodes if node.registered),
         )
+
+    def look_at_pools(self) -> PoolsLook:
+        """The pools now, with the jobs in them."""
+        return look_at_pools(self._nodes, self.workplace or Workplace())
 
     def cut(self) -> None:
         """Drop every socket at once and without a close frame, as a switch that fails does. The nodes come back."""
@@ -152,14 +173,31 @@ class Fleet:
                     first_end.result()
                 if on_tick is not None:
                     on_tick(self)
+                if self.jobs is not None and self.workplace is not None:
+                    self._tend(self.jobs, self.workplace)
+                    if self.jobs.stopped:
+                        break
                 await _wait(stop, self._tick_s())
-            last = self.look(ended=True)
+            last, pools = self.look(ended=True), self.look_at_pools()
         finally:
+            if self.jobs is not None:
+                await self.jobs.end()
             first_end.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_END_TIMEOUT_S)
-        return Summary(self.options, last, self.tally, gave_up)
+        jobs = None
+        if self.jobs is not None:
+            self.jobs.raise_fault()
+            jobs = self.jobs.summary(pools)
+        return Summary(self.options, last, self.tally, gave_up, jobs)
+
+    def _tend(self, jobs: JobStream, workplace: Workplace) -> None:
+        jobs.raise_fault()
+        workplace.nodes = sum(node.registered for node in self._nodes)
+        # Jobs that find a fleet that is still registering would say nothing of it.
+        if not jobs.started and (self.elapsed_s > SETTLE_S or all(node.status == "ready" for node in self._nodes)):
+            jobs.start()
 
     def _tick_s(self) -> float:
         if self.options.duration_s is None:

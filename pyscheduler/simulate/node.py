@@ -14,6 +14,7 @@ from pyscheduler.simulate import messages
 from pyscheduler.simulate.options import FleetOptions
 from pyscheduler.simulate.plan import Churn, NodePlan
 from pyscheduler.simulate.tally import Tally
+from pyscheduler.simulate.workplace import Workplace
 
 _OPEN_TIMEOUT_S = 10.0
 _CLOSE_TIMEOUT_S = 3.0
@@ -32,6 +33,9 @@ class SimulatedNode:
 
     Unlike the newest client, which gives up after two closes in a row, it never stops trying.
 
+    Args:
+        workplace: where the jobs are that make the node busy; ``None``: there are none, and its load is by chance.
+
     Attributes:
         connected: a socket is open.
         registered: this socket's registration was acknowledged.
@@ -39,13 +43,22 @@ class SimulatedNode:
         pool, status: as the last ``node_status`` on this socket said; ``None`` before one.
         ever_registered: an acknowledgement has come in the node's life.
         away_since_s: since when the node is without a registration, event loop time; ``None`` while it has one.
+        load: how busy the latest heartbeat said that the node is, 0..1.
     """
 
-    def __init__(self, options: FleetOptions, index: int, tally: Tally, gate: asyncio.Semaphore) -> None:
+    def __init__(
+        self,
+        options: FleetOptions,
+        index: int,
+        tally: Tally,
+        gate: asyncio.Semaphore,
+        workplace: Workplace | None = None,
+    ) -> None:
         self._options = options
         self._plan = NodePlan(options, index)
         self._tally = tally
         self._gate = gate
+        self._workplace = workplace
         self._socket: ClientConnection | None = None
         self._languages = self._plan.languages
         self._register_sent_s = 0.0
@@ -57,6 +70,7 @@ class SimulatedNode:
         self.ever_registered = False
         self.pool: str | None = None
         self.status: str | None = None
+        self.load = 0.0
         self.away_since_s: float | None = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -195,12 +209,22 @@ class SimulatedNode:
             messages.heartbeat(
                 self.node_id,
                 timestamp_ms=int(time.time() * 1000),
-                usage=self._plan.usage(),
+                usage=self._usage(),
                 languages=self._languages,
                 services=self._options.services,
             )
         )
         self._tally.heartbeats += 1
+
+    def _usage(self) -> dict[str, object]:
+        if self._workplace is None:
+            usage = self._plan.usage()
+        else:
+            busy = self._workplace.busy(self.node_id, self.pool)
+            usage = self._plan.usage_at_work(self._workplace.jobs(self.node_id), busy)
+        percent = usage["gpu_percent"]
+        self.load = percent / 100 if isinstance(percent, float) else 0.0
+        return usage
 
     def _acknowledged(self, message: dict[str, object]) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -63,12 +63,12 @@ class FleetOptions:
     id_prefix: str = ""
 
     def __post_init__(self) -> None:
-        _within("--nodes", self.nodes, 1, MAX_NODES)
-        _within("--heartbeat", self.heartbeat_s, 0.05, 3600)
-        _within("--reconnect", self.reconnect_s, 0, 3600)
-        _within("--churn", self.churn, 0, 10)
+        within("--nodes", self.nodes, 1, MAX_NODES)
+        within("--heartbeat", self.heartbeat_s, 0.05, 3600)
+        within("--reconnect", self.reconnect_s, 0, 3600)
+        within("--churn", self.churn, 0, 10)
         if self.duration_s is not None:
-            _within("--duration", self.duration_s, 0.1, MAX_SECONDS)
+            within("--duration", self.duration_s, 0.1, MAX_SECONDS)
         if not 1 <= len(self.urls) <= MAX_URLS:
             raise InvalidInput(f"--url: give 1 to {MAX_URLS} URLs")
         for url in self.urls:
@@ -77,7 +77,12 @@ class FleetOptions:
             raise InvalidInput(f"--languages: give 1 to {MAX_LANGUAGE_SETS} sets, such as {DEFAULT_LANGUAGES!r}")
 
 
-def _within(option: str, value: float, low: float, high: float) -> None:
+def within(option: str, value: float, low: float, high: float) -> None:
+    """Check a number.
+
+    Raises:
+        InvalidInput: it is below ``low``, above ``high``, or none; the message names the option.
+    """
     if not (math.isfinite(value) and low <= value <= high):
         raise InvalidInput(f"{option}: {value:g} is not within {low:g} to {high:g}")
 

@@ -13,6 +13,9 @@ from enum import StrEnum
 
 from pyscheduler.simulate.options import FleetOptions
 
+# GPU use of a node without work.
+_IDLE_PERCENT = 4
+
 
 class Churn(StrEnum):
     """What can happen to a node. The two drops differ in what the scheduler sees.
@@ -90,3 +93,15 @@ class NodePlan:
         if self._gpu_percent > 95:
             usage["gpu_queue_length"] = self._usage.randint(1, 4)
         return usage
+
+    def usage_at_work(self, jobs: int, busy: float) -> dict[str, object]:
+        """The resource usage of a node that has jobs: GPU use follows them, give or take a little.
+
+        Args:
+            jobs: how many run.
+            busy: how much of the node they take; 1: all of it.
+        """
+        usage = self.usage()
+        usage.pop("gpu_queue_length", None)
+        percent = _IDLE_PERCENT + (100 - _IDLE_PERCENT) * busy + self._usage.gauss(0, 1)
+        return {**usage, "gpu_percent": round(min(100.0, max(0.0, percent)), 1), "running_jobs": jobs}

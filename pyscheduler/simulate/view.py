@@ -8,7 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pyscheduler.simulate.bars import Bars
 from pyscheduler.simulate.fleet import Fleet, Snapshot, Summary
+from pyscheduler.simulate.job_view import JobsView
 from pyscheduler.simulate.tally import Latencies, Rate, Tally
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _POOL_ROWS = 16
-_BAR_CELLS = 24
 
 
 class FleetView:
@@ -30,7 +31,8 @@ class FleetView:
 
     def __init__(self, safe: Callable[[str], str], *, unicode: bool) -> None:
         self._safe = safe
-        self._full, self._empty = ("█", "░") if unicode else ("#", ".")
+        self._bars = Bars(unicode=unicode)
+        self._jobs = JobsView(safe, self._bars)
         self._heartbeats = Rate()
 
     def live(self, fleet: Fleet) -> RenderableType:
@@ -42,9 +44,20 @@ class FleetView:
         title = Text.assemble(
             ("simulating ", "bold"),
             (f"{options.nodes:,} nodes", "bold cyan"),
+            (f", {fleet.jobs.options.rate:g} jobs/s" if fleet.jobs is not None else "", "bold cyan"),
             f"  {now.elapsed_s:.0f}{of}",
             (f"  seed {options.seed}", "dim"),
         )
+        if fleet.jobs is not None:
+            return Group(
+                title,
+                self._nodes(now, fleet.tally, rate),
+                Text(),
+                self._jobs.pools(fleet.look_at_pools()),
+                Text(),
+                self._jobs.live(fleet.jobs),
+                *self._last_problem(fleet.tally.last_problem or fleet.jobs.tally.last_problem),
+            )
         return Group(
             title,
             Text(),
@@ -53,7 +66,7 @@ class FleetView:
             self._pools(now),
             Text(),
             self._counters(fleet.tally, rate),
-            *self._last_problem(fleet.tally),
+            *self._last_problem(fleet.tally.last_problem),
         )
 
     def line(self, fleet: Fleet) -> str:
@@ -63,7 +76,7 @@ class FleetView:
         return (
             f"{now.elapsed_s:6.1f} s  connected {now.connected}  registered {now.registered} of {now.nodes}  "
             f"lost {now.lost}  pools {len(now.pools)}  heartbeats {rate:.0f}/s  reconnects {tally.reconnects}  "
-            f"errors {tally.errors.total()}"
+            f"errors {tally.errors.total()}" + (f"  {self._jobs.line(fleet.jobs)}" if fleet.jobs is not None else "")
         )
 
     def summary(self, summary: Summary) -> RenderableType:
@@ -71,21 +84,49 @@ class FleetView:
         last, tally = summary.last, summary.tally
         if summary.gave_up:
             verdict = Text("gave up: no node could register", style="bold red")
-        elif summary.ok:
+        elif last.lost == 0:
             verdict = Text(f"ok: {last.registered:,} of {last.nodes:,} nodes registered at the end", style="green")
         else:
             verdict = Text(
                 f"not ok: {last.lost:,} of {last.nodes:,} nodes could not be kept registered", style="bold red"
             )
+        jobs: list[RenderableType] = []
+        if summary.jobs is not None:
+            jobs = [
+                Text(),
+                self._jobs.verdict(summary.jobs),
+                Text(f"{summary.jobs.elapsed_s:.1f} s, owner {summary.jobs.owner}", style="dim"),
+                Text(),
+                self._jobs.pools(summary.jobs.pools),
+                Text(),
+                self._jobs.summary(summary.jobs),
+                *self._last_problem("" if summary.jobs.ok else summary.jobs.tally.last_problem),
+            ]
         average = tally.heartbeats / last.elapsed_s if last.elapsed_s > 0 else 0.0
         return Group(
             verdict,
             Text(f"{last.elapsed_s:.1f} s, seed {summary.options.seed}", style="dim"),
             Text(),
-            self._pools(last),
-            Text(),
+            *([self._pools(last), Text()] if summary.jobs is None else []),
             self._counters(tally, average),
-            *self._last_problem(tally if not summary.ok else Tally()),
+            *self._last_problem("" if summary.ok else tally.last_problem),
+            *jobs,
+        )
+
+    def _nodes(self, now: Snapshot, tally: Tally, rate: float) -> RenderableType:
+        whole = now.registered == now.nodes
+        width = len(f"{now.nodes:,}")
+        return Text.assemble(
+            ("registered ", "dim"),
+            (f"{now.registered:>{width},} of {now.nodes:,}", "green" if whole else "yellow"),
+            ("  lost ", "dim"),
+            (f"{now.lost:>{width},}", "red" if now.lost else ""),
+            ("  heartbeats ", "dim"),
+            f"{rate:>6,.1f}/s",
+            ("  reconnects ", "dim"),
+            f"{tally.reconnects:,}",
+            ("  errors ", "dim"),
+            f"{tally.errors.total():,}",
         )
 
     def _gauges(self, now: Snapshot) -> RenderableType:
@@ -94,9 +135,11 @@ class FleetView:
             ("connected", now.connected, "cyan"),
             ("registered", now.registered, "green" if now.registered == now.nodes else "yellow"),
         ):
-            grid.add_row(Text(name, style="dim"), self._bar(value, now.nodes, style), Text(f"{value:,}"))
+            grid.add_row(Text(name, style="dim"), self._bars.bar(value, now.nodes, style), Text(f"{value:,}"))
         if now.lost:
-            grid.add_row(Text("lost", style="dim"), self._bar(now.lost, now.nodes, "red"), Text(f"{now.lost:,}", "red"))
+            grid.add_row(
+                Text("lost", style="dim"), self._bars.bar(now.lost, now.nodes, "red"), Text(f"{now.lost:,}", "red")
+            )
         return grid
 
     def _pools(self, now: Snapshot) -> RenderableType:
@@ -105,7 +148,7 @@ class FleetView:
         grid = Table.grid(padding=(0, 0, 0, 2))
         most = max(now.pools.values())
         for name, count in list(now.pools.items())[:_POOL_ROWS]:
-            grid.add_row(Text(self._safe(name)), self._bar(count, most, "blue"), Text(f"{count:,}"))
+            grid.add_row(Text(self._safe(name)), self._bars.bar(count, most, "blue"), Text(f"{count:,}"))
         if len(now.pools) > _POOL_ROWS:
             rest = sum(list(now.pools.values())[_POOL_ROWS:])
             grid.add_row(Text(f"{len(now.pools) - _POOL_ROWS} more pools", style="dim"), Text(), Text(f"{rest:,}"))
@@ -113,12 +156,6 @@ class FleetView:
         if without > 0:
             grid.add_row(Text("without a pool", style="yellow"), Text(), Text(f"{without:,}", style="yellow"))
         return grid
-
-    def _bar(self, value: int, whole: int, style: str) -> Text:
-        # Only what is whole looks whole, and only what is nothing looks empty.
-        filled = 0 if whole == 0 else _BAR_CELLS * value // whole
-        filled = max(filled, 1) if value else 0
-        return Text.assemble((self._full * filled, style), (self._empty * (_BAR_CELLS - filled), "dim"))
 
     def _counters(self, tally: Tally, rate: float) -> RenderableType:
         grid = Table.grid(padding=(0, 0, 0, 2))
@@ -140,10 +177,10 @@ class FleetView:
     def _counts(self, counts: Mapping[str, int]) -> str:
         return "  ".join(f"{self._safe(key)} {count:,}" for key, count in list(counts.items())[:6])
 
-    def _last_problem(self, tally: Tally) -> list[RenderableType]:
-        if not tally.last_problem:
+    def _last_problem(self, problem: str) -> list[RenderableType]:
+        if not problem:
             return []
-        return [Text(), Text(f"  last problem: {self._safe(tally.last_problem)}", style="yellow")]
+        return [Text(), Text(f"  last problem: {self._safe(problem)}", style="yellow")]
 
 
 def _times(latencies: Latencies) -> str:
