@@ -207,10 +207,10 @@ PLANTED = {
         edits={"reserve_slots.lua": {"if rule.slots > 0 and others + job.slots > rule.slots then": "if false then"}},
     ),
     "gives nodes that are dead": Planted(
-        "everything", edits={"lib/selecting.lua": {"if tonumber(lease_end or 0) <= now then": "if false then"}}
+        "everything", edits={"lib/selecting.lua": {"if not is_alive(lease_end, now) then": "if false then"}}
     ),
     "gives nodes by the configuration of before": Planted(
-        "everything", edits={"lib/routes.lua": {"string.sub(stored, 1, #tag + 1) ~= tag .. '|'": "false"}}
+        "everything", edits={"lib/routes.lua": {"if found ~= tag then": "if not found then"}}
     ),
     "keeps what was reserved on a node that died": Planted(
         "everything", edits={"lib/upkeep_of_jobs.lua": {"lose(job_id, 'node_expired', now)": ""}}

@@ -137,8 +137,8 @@ COSTS = {
 
 CLOSURES = {
     "update_jobs": 37,
-    "reserve_slots": 72,
-    "explain_job": 49,
+    "reserve_slots": 73,
+    "explain_job": 50,
     "bump_config_version": 66,
     "check": 61,
     "explain_node": 61,

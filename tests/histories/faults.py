@@ -153,7 +153,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "local run, capacity, most = look.run, look.capacity, math.huge",
     ),
     "a call does not see what it has reserved": (SELECTING, "used_now[node_id] = used\n", ""),
-    "a dead node is chosen": (SELECTING, "if tonumber(lease_end or 0) <= now then", "if false then"),
+    "a dead node is chosen": (SELECTING, "if not is_alive(lease_end, now) then", "if false then"),
     "what a node reports is not its load": (
         SELECTING,
         "place and math.max(run.loads[place], used / capacity)",
@@ -161,7 +161,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a route of another configuration is followed": (
         ROUTES,
-        "if not stored or string.sub(stored, 1, #tag + 1) ~= tag .. '|' then",
+        "if found ~= tag then",
         "if not stored then",
     ),
     "a private node gets public jobs": (ROUTES, "is_public and facts.private and 'not_public'", "false"),

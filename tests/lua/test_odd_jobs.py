@@ -94,17 +94,13 @@ async def test_jobs_of_one_call_find_living_nodes_behind_the_dead_one_after_the_
 
 
 async def test_a_tenant_whose_own_pool_is_full_gets_a_node_of_another(cell: Cell) -> None:
-    english, german = (
-        pool(name, semantic={"contains": [code]}) for name, code in (("english", "en"), ("german", "de"))
-    )
-    selection = {"selection": {"slots_per_node": 1}}
-    await cell.allocator.sync(
-        document_of(german | selection, english | selection, tenants=[{"name": "acme", "pool": "german"}])
-    )
+    one_slot = {"selection": {"slots_per_node": 1}}
+    pools = [pool(code, semantic={"contains": [code]}) | one_slot for code in ("de", "en")]
+    await cell.allocator.sync(document_of(*pools, tenants=[{"name": "acme", "pool": "de"}]))
     await cell.register("a", "de", "en", "zh")
     await cell.register("b", "en", "zh")
     acme = JobRequest("zh", "en", tenant="acme")
-    assert [(await reserve(cell, name, acme)).pool for name in ("j1", "j2")] == ["german", "english"]
+    assert [(await reserve(cell, name, acme)).pool for name in ("j1", "j2")] == ["de", "en"]
     assert await why_none(cell, acme) == {"no_slot": 2}
 
 

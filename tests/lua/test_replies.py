@@ -204,14 +204,30 @@ async def test_a_rule_is_the_same_in_whatever_order_its_parts_are_kept(cell: Cel
 async def test_reconcile(cell: Cell) -> None:
     call = with_argument(baseline(await populate(cell))["reconcile"], "lease_ms", str(LEASE_MS))
     first = await cell.store.run(call)
-    assert (first[:8], first[9:]) == (["OK", "3", "0", "0", "0", "0", "0", "0"], ["0", "0", "0", "0"])
+    assert (first[:8], first[9:]) == (["OK", "3", "0", "0", "0", "0", "0", "0"], ["0", "0", "0", "0", "0"])
     assert 0 < int(first[8]) <= LEASE_MS, "it has only begun, and expires nothing yet"
     soon = with_argument(with_argument(call, "force", "0"), "min_interval_ms", "60000")
     assert await cell.store.run(soon) == ["SKIPPED", "3"]
     await cell.pass_time(LEASE_MS + 1)
-    assert await cell.store.run(call) == ["OK", "3", "2", "0", "0", "2", "2", "0", "0", "0", "1", "0", "0"]
+    assert await cell.store.run(call) == ["OK", "3", "2", "0", "0", "2", "2", "0", "0", "0", "1", "0", "0", "0"]
     await cell.pass_time(86_400_000)
-    assert await cell.store.run(call) == ["OK", "4", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "1", "de-fr"]
+    assert await cell.store.run(call) == [
+        "OK",
+        "4",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0",
+        "1",
+        "de-fr",
+    ]
 
 
 async def test_renew_instance(cell: Cell) -> None:
