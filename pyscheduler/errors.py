@@ -133,7 +133,8 @@ class NoNode(PyschedulerError):
     Attributes:
         reasons: how many nodes fail each condition: ``no_pair``, ``labels``, ``not_public``, ``scope``, ``no_pool``,
             ``tenant``, ``pool_excluded``, ``excluded``, ``draining``, ``not_ready``, ``lapsed``, ``no_slot``,
-            ``passed_over`` (able, yet not among those that were looked at); ``quota`` counts the job itself.
+            ``passed_over`` (able, yet not among those that were looked at), ``not_looked_at`` (beyond the
+            thousand nodes that the refusals of one call are counted for); ``quota`` counts the job itself.
         missing: capabilities that no node has at all, such as ``asr:xx``.
         version: config version of the answer.
     """

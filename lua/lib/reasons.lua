@@ -2,6 +2,7 @@
 -- A budget, {left}, says how many nodes may still be looked at. Uses: MEMBERS, READY, LEASES, HOLDS, and selecting.lua.
 
 -- What is against each node of a class, of those that may still be looked at: calls `tell(node_id, reason)`; an empty reason is none.
+-- Returns how many were looked at.
 local function examine(class, job, capacity, now, budget, tell)
   local ids = budget.left > 0 and redis.call('ZRANGEBYSCORE', MEMBERS, class, class, 'LIMIT', 0, budget.left) or {}
   budget.left = budget.left - #ids
@@ -27,6 +28,7 @@ local function examine(class, job, capacity, now, budget, tell)
       tell(ids[index], reason)
     end
   end
+  return #ids
 end
 
 -- What is against a whole pool, or nil.
@@ -59,10 +61,12 @@ local function reasons_of(route, job, rule, now, budget)
       if reason then
         add_class(reason, class)
       else
-        able = able + redis.call('ZCOUNT', MEMBERS, class, class)
-        examine(class, job, pool.capacity, now, budget, function(_, of_node)
+        local nodes = redis.call('ZCOUNT', MEMBERS, class, class)
+        able = able + nodes
+        local looked_at = examine(class, job, pool.capacity, now, budget, function(_, of_node)
           add(of_node ~= '' and of_node or 'passed_over', 1)
         end)
+        add('not_looked_at', nodes - looked_at)
       end
     end
   end

@@ -30,6 +30,7 @@ REASONS = {
     "lapsed": "its lease has ended",
     "no_slot": "too few slots free",
     "passed_over": "able, and not looked at this time",
+    "not_looked_at": "beyond the thousand that were looked at",
     "quota": "the tenant has no slots left",
 }
 """What is against a node for a job; ``quota`` is against the job itself."""

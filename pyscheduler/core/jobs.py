@@ -43,6 +43,7 @@ NO_NODE_REASONS = (
     "lapsed",
     "no_slot",
     "passed_over",
+    "not_looked_at",
     "quota",
 )
 """What can be against a node for a job; ``quota`` is against the job itself."""

@@ -173,8 +173,8 @@ class Fleet:
                     first_end.result()
                 if on_tick is not None:
                     on_tick(self)
-                if self.jobs is not None and self.workplace is not None:
-                    self._tend(self.jobs, self.workplace)
+                if self.jobs is not None:
+                    self._tend(self.jobs)
                     if self.jobs.stopped:
                         break
                 await _wait(stop, self._tick_s())
@@ -192,9 +192,8 @@ class Fleet:
             jobs = self.jobs.summary(pools)
         return Summary(self.options, last, self.tally, gave_up, jobs)
 
-    def _tend(self, jobs: JobStream, workplace: Workplace) -> None:
+    def _tend(self, jobs: JobStream) -> None:
         jobs.raise_fault()
-        workplace.nodes = sum(node.registered for node in self._nodes)
         # Jobs that find a fleet that is still registering would say nothing of it.
         if not jobs.started and (self.elapsed_s > SETTLE_S or all(node.status == "ready" for node in self._nodes)):
             jobs.start()

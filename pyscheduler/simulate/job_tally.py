@@ -9,7 +9,6 @@ from pyscheduler.core.jobs import NO_NODE_REASONS
 from pyscheduler.simulate.tally import BoundedCounter, Latencies
 
 _NO_NODES = "no_nodes"
-_NOT_COUNTED = "not_counted"
 
 
 @dataclass(slots=True)
@@ -73,18 +72,11 @@ class JobTally:
         }
 
 
-def nearest(reasons: Mapping[str, object], nodes: int) -> str:
+def nearest(reasons: Mapping[str, object]) -> str:
     """What was against the node that came nearest to having a job: nodes are looked at in the order of the reasons.
 
     Args:
         reasons: how many nodes fail each condition.
-        nodes: how many nodes there are at least. If the reasons are of fewer, nothing is known of the nearest one:
-            the store looks at a thousand nodes for all the refusals of a call.
     """
-    counts = {reason: count for reason, count in reasons.items() if isinstance(count, int)}
-    known = [reason for reason in NO_NODE_REASONS if reason in counts]
-    if known and known[-1] == "no_pair" and sum(counts.values()) < nodes:
-        return _NOT_COUNTED
-    if known:
-        return known[-1]
-    return next(iter(reasons), _NO_NODES)
+    known = [reason for reason in NO_NODE_REASONS if isinstance(reasons.get(reason), int)]
+    return known[-1] if known else next(iter(reasons), _NO_NODES)

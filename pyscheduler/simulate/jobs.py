@@ -219,7 +219,7 @@ class JobStream:
             return True
         if answer.code == "no_node":
             reasons = answer.document.get("reasons")
-            self.tally.refused.add(nearest(reasons if isinstance(reasons, dict) else {}, self._workplace.nodes))
+            self.tally.refused.add(nearest(reasons if isinstance(reasons, dict) else {}))
         else:
             self._error(answer)
         return False

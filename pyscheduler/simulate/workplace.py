@@ -10,12 +10,10 @@ class Workplace:
 
     Attributes:
         slots: how many slots a node has.
-        nodes: how many nodes of the fleet are registered.
     """
 
     def __init__(self) -> None:
         self.slots = SlotRules()
-        self.nodes = 0
         self._weights: dict[str, dict[str, float]] = {}
 
     def take(self, node_id: str, job_id: str, weight: float) -> None:

@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "the voice is not asked": ("lib/capabilities.lua", "if service == 'tts' then", "if false then"),
     "the node of a session is not found again": (
         CHANCE,
-        "if score and tonumber(redis.call('ZSCORE', LEASES, node_id) or 0) > now then",
+        "if score and is_alive(redis.call('ZSCORE', LEASES, node_id), now) then",
         "if false then",
     ),
     "a session is sent to a node that is full": (

@@ -115,7 +115,10 @@ async def test_reasons_are_counted_for_so_many_nodes(redis_url: str, namespace: 
         for number in range(3):
             await cell.register(f"n{number}", facts=facts_of("en", "zh", gpu_memory_gb=(number,)))
             await cell.allocator.hold(f"n{number}", owner="ops", reason="test")
-        assert await why_none(cell) == {"draining": 2}
+        assert (await cell.allocator.explain_job("j", ZH_EN)).reasons == {"draining": 2, "not_looked_at": 1}
+        with pytest.raises(NoNode) as refused:
+            await reserve(cell, "j")
+        assert refused.value.reasons == {"draining": 2, "not_looked_at": 1}
 
 
 # --- a session and its node -------------------------------------------------------------------------------------------

@@ -121,14 +121,13 @@ def test_options_out_of_bounds_are_refused(change: dict[str, Any], option: str) 
         ({"quota": 1}, "quota"),
         ({}, "no_nodes"),
         ({"brand_new": 3}, "brand_new"),
-        # Of three nodes one was not told of: it may have been nearer.
-        ({"no_pair": 2}, "not_counted"),
+        ({"no_pair": 2, "not_looked_at": 1}, "not_looked_at"),
         ({"no_pair": "3"}, "no_pair"),
     ],
     ids=str,
 )
 def test_a_refusal_is_counted_under_what_was_against_the_nearest_node(reasons: dict[str, Any], reason: str) -> None:
-    assert nearest(reasons, nodes=3) == reason
+    assert nearest(reasons) == reason
 
 
 def test_slots_are_those_of_the_document() -> None:
