@@ -47,7 +47,7 @@ fmt: $(ENV) ## put the Python into its one form
 
 check: lint test ## lint and test
 
-faults: $(ENV) ## the fault matrix: real outages, every crash point, the network, the storm (about half an hour)
+faults: $(ENV) ## the fault matrix: real outages, every crash point, the network, the storm (three quarters of an hour)
 	$(BIN)/python -m pytest -m faults $(PYTEST)
 
 formal: $(ENV) ## the formal model, both sizes and each of its faults (needs spin and gcc)
