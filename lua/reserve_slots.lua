@@ -218,7 +218,7 @@ end
 local room = #new_routes > 0 and redis.call('HLEN', ROUTES) - 1 + #new_routes - MAX_ROUTES or 0
 local forgotten_routes = {}
 for _, name in ipairs(room > 0 and redis.call('HRANDFIELD', ROUTES, room + 1) or {}) do
-  if name ~= '' and #forgotten_routes < room then
+  if name ~= '' then
     forgotten_routes[#forgotten_routes + 1] = name
   end
 end
