@@ -9,6 +9,7 @@ import pytest
 from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import NoNode
+from pyscheduler.scripts import calls
 from tests.cells import limited_cell
 from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.oracle import read_state
@@ -108,6 +109,23 @@ async def test_where_all_are_dead_there_is_none(redis_url: str, namespace: str) 
     async with limited_cell(redis_url, namespace, MAX_LOOKED_CLASS=2) as cell:
         await many_dead(cell)
         assert await why_none(cell) == {"lapsed": 20}
+
+
+async def test_chance_takes_no_dead_node(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "random"}))
+    await many_dead(cell)
+    assert await why_none(cell) == {"lapsed": 20}
+
+
+async def test_a_heartbeat_with_a_load_alone_keeps_the_usage_of_its_own_node(cell: Cell) -> None:
+    tokens = []
+    for name in ("a", "b"):
+        await cell.register(name, "en", "zh")
+        tokens.append(await cell.store.command("HGET", cell.store.key("sessions"), name))
+    nodes = ["a", tokens[0], "0.5000", '{"of":"a"}', "b", tokens[1], "0.6000", "", "a", tokens[0], "0.7000", ""]
+    assert (await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes)))[2] == "AAA"
+    stored = await cell.store.command("HMGET", cell.store.key("usage"), "a", "b")
+    assert stored == ['0.7000 {"of":"a"}', "0.6000 {}"]
 
 
 async def test_reasons_are_counted_for_so_many_nodes(redis_url: str, namespace: str) -> None:
