@@ -47,8 +47,8 @@
 --   STALE attempt state | FUTURE attempt | OWNER owner | CHANGED attempt | ENDED state reason | JOBS_FULL limit
 --   or, for all of them: NO_NAMESPACE | SCHEMA found
 -- EVENTS job.reserved job.ended
--- COST O(log n) a job, and 8192 nodes at most that are looked at since others are dead, taken or excluded; for a kind of request that is new
---   under this configuration also O(classes); where none is found O(1000)
+-- COST O(log n) a job, and 8192 nodes at most that are looked at since others are dead, taken or excluded; for a kind of
+--   request that is new under this configuration also O(classes); where none is found O(1000)
 
 local CONFIG, POOLS, CLASSES, CLASS_FACTS, CAPABILITIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local MEMBERS, READY, LEASES, SESSIONS, HOLDS, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
