@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
+from pyscheduler.core.limits import MAX_CALLS_AT_ONCE
 from pyscheduler.errors import (
     InvalidInput,
     LimitExceeded,
@@ -53,6 +54,7 @@ class Coalescer(ABC, Generic[Item, Result]):
         self._run = run
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._closed = False
+        self._alone = 1
         self._sender: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -138,14 +140,35 @@ class Coalescer(ABC, Generic[Item, Result]):
                 raise
             # Refused as a whole, and nothing done: whose fault it was shows when each goes by itself.
             for one in batch:
-                try:
-                    await self._send([one])
-                except PyschedulerError as error:
-                    one.tell(error)
+                await self._send_alone(one)
             return
         for one, outcome in zip(batch, outcomes, strict=False):
             one.tell(outcome)
-        self._waiting.extendleft(reversed(batch[len(outcomes) :]))
+        rest = batch[len(outcomes) :]
+        if rest:
+            await self._send_some_alone(batch, rest)
+        elif len(batch) > 1:
+            self._alone = 1
+
+    async def _send_some_alone(self, batch: list[_Waiting[Item, Result]], rest: list[_Waiting[Item, Result]]) -> None:
+        """The first of ``rest`` ended the call, and is taken by itself.
+
+        The more often that happens at a stretch, the more of those after it leave with it, each in a call of its own:
+        a round trip for each would hold all others up.
+        """
+        alone, later = rest[: self._alone], rest[self._alone :]
+        self._alone = min(2 * self._alone, MAX_CALLS_AT_ONCE)
+        self._waiting.extendleft(reversed(later))
+        del batch[len(batch) - len(later) :]
+        async with asyncio.TaskGroup() as group:
+            for one in alone:
+                group.create_task(self._send_alone(one))
+
+    async def _send_alone(self, one: _Waiting[Item, Result]) -> None:
+        try:
+            await self._send([one])
+        except PyschedulerError as error:
+            one.tell(error)
 
 
 def _fail(batch: Iterable[_Waiting[Item, Result]], error: PyschedulerError) -> None:

@@ -98,6 +98,9 @@ MAX_WAITING_HEARTBEATS = 20_000
 MAX_UPSERT_BATCH = 64
 """Registrations and updates of one ``upsert_node_to_pool``: as many as the script takes."""
 
+MAX_CALLS_AT_ONCE = 8
+"""Calls for one registration each that leave together, since the script takes a node of a new class by itself."""
+
 MAX_WAITING_UPSERTS = 20_000
 """Registrations and updates of one process that wait for the store; more are refused."""
 
