@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -112,7 +111,7 @@ class Connection:
         self._transport_gone = False
         self._session: Session | None = None
         self._load = 0.0
-        self._actions: deque[Action] = deque()
+        self._actions: list[Action] = []  # few, and a deque takes half a kilobyte when it is empty
         self._busy = False
         self._touched_at = 0.0
         self._touch_load: float | None = None
@@ -248,7 +247,7 @@ class Connection:
         self._busy = bool(self._actions)
         if self._busy:
             if isinstance(first := self._actions[0], Touch):
-                self._actions.popleft()
+                self._actions.pop(0)
                 self._touch(first)
             else:
                 self._runner = asyncio.create_task(self._run(), name="pyscheduler-connection")
@@ -266,7 +265,7 @@ class Connection:
         try:
             while actions and not isinstance(actions[0], Touch):
                 # An outcome's actions come before what was queued meanwhile: they belong to the action before.
-                actions.extendleft(reversed(await self._execute(actions.popleft())))
+                actions[:0] = await self._execute(actions.pop(0))
         except Exception as error:
             self.fail(error)
         self._go_on()
@@ -395,7 +394,7 @@ class Connection:
             else:
                 metrics.store_calls.labels("heartbeat", _outcome(outcome)).inc()
                 actions = self.machine.on_touch_failed(outcome, now_ms())
-            self._actions.extendleft(reversed(actions))
+            self._actions[:0] = actions
         except Exception as error:
             self.fail(error)
         self._go_on()

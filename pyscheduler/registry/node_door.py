@@ -285,7 +285,8 @@ class NodeDoor:
         try:
             await send({"type": "websocket.accept"})
             protocol = transport.protocol
-            # The request is of no more use; its headers would stay as long as the socket.
+            # The request is of no more use; its headers would stay as long as the socket: the parser has them, too.
+            protocol.request.headers.clear()
             del protocol.request, protocol.response
             scope["headers"] = []
             protocol.deliver = partial(self._came, connection)

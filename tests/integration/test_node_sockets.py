@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import websockets.exceptions
+from websockets.datastructures import Headers
 
 from pyscheduler.core.results import NodeStatus
 from tests.doors import Serve, connect, epoch_of, eventually, with_status
@@ -146,3 +148,13 @@ async def _half_open(url: str) -> socket.socket:
     assert answer.startswith(b"HTTP/1.1 101 ")
     await loop.sock_sendall(peer, frame(TEXT, json.dumps(HEAD.register()).encode()))
     return peer
+
+
+async def test_an_open_socket_keeps_none_of_its_requests_headers(serve: Serve) -> None:
+    """They would be a tenth of what a socket takes here, and a client may send eight kilobytes of them."""
+    scheduler = await serve()
+    async with connect(scheduler.url, additional_headers={"X-Seen": "yes"}) as node:
+        await node.become_ready()
+        gc.collect()
+        kept = [one for one in gc.get_objects() if type(one) is Headers and "X-Seen" in one]
+        assert len(kept) == 1  # the client's own
