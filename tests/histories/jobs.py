@@ -126,6 +126,13 @@ class JobSteps(Watched):
         old = self.state.jobs.get(job_id)
         self._reserve(job_id, request, max(old.attempt + ahead, 1) if old else 1, caller, lease_ms)
 
+    @precondition(lambda self: selection_of(self.state)["strategy"] == "affinity")
+    @rule(lease_ms=leases)
+    def talk_on(self, lease_ms: int) -> None:
+        """A session asks, and asks again: it stays where it is, though that is not the least loaded node any more."""
+        for job_id in [name for name in JOBS if name not in self.state.jobs][:2]:
+            self._reserve(job_id, JobRequest("en", "en", session="talk"), 1, "me", lease_ms)
+
     @rule(request=requests, lease_ms=leases)
     def reserve_in_one_call(self, request: JobRequest, lease_ms: int) -> None:
         """For all jobs that have nothing: one takes what the next one cannot have."""

@@ -75,7 +75,7 @@ fates = st.sampled_from(["keep", "lose"])
 selections = st.fixed_dictionaries(
     {
         "slots_per_node": st.sampled_from([4, 4, 2]),
-        "strategy": st.sampled_from(["least_loaded", "least_loaded", "power_of_two", "random", "affinity"]),
+        "strategy": st.sampled_from(["least_loaded", "power_of_two", "random", "affinity", "affinity"]),
         "scope": st.sampled_from(["eligible", "eligible", "eligible", "exact"]),
         "on_new_epoch": fates,
         "on_drain": fates,
@@ -107,7 +107,7 @@ requests = st.builds(
     st.sampled_from([("en", "en"), ("en", "en"), ("en", "en"), ("en", "zh-cn"), ("de", "en"), ("zh-cn", "en")]),
     st.sampled_from([1, 1, 1, 2, 3]),
     st.sampled_from(["", "acme"]),
-    st.sampled_from(["", "talk"]),
+    st.sampled_from(["", "talk", "talk"]),
     st.sampled_from([(), (), ("asr",), ("asr", "tts")]),
     st.sampled_from([{}, {}, {}, {"zone": "eu"}]),
 )
