@@ -8,7 +8,7 @@ import rich_click as click
 
 from pyscheduler.cli import documents, job_changes, output
 from pyscheduler.cli.job_options import request_options
-from pyscheduler.cli.job_words import STATE_STYLES, ordered, reason
+from pyscheduler.cli.job_words import LIVE, ordered, reason, state_text
 from pyscheduler.cli.options import json_option, store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, span
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _MOST_NODES = 50
 _STATES = ("live", "reserved", "running", "finished", "failed", "released", "lapsed", "lost")
-_LIVE = ("reserved", "running")
 
 
 @click.group()
@@ -31,15 +30,7 @@ def job() -> None:
     """Reserve slots of nodes for jobs, say what becomes of them, look at them."""
 
 
-for _command in (
-    job_changes.reserve,
-    job_changes.reassign,
-    job_changes.renew,
-    job_changes.start,
-    job_changes.finish,
-    job_changes.fail,
-    job_changes.release,
-):
+for _command in (job_changes.reserve, job_changes.reassign, *job_changes.UPDATES):
     job.add_command(_command)
 
 
@@ -80,7 +71,7 @@ def list_jobs(
                     return list(found.values())[:limit], page.total, page.version
 
     jobs, total, version = with_allocator(store, call)
-    jobs.sort(key=lambda one: (one.state not in _LIVE, one.lease_end_ms, one.job_id))
+    jobs.sort(key=lambda one: (one.state not in LIVE, one.lease_end_ms, one.job_id))
     if as_json:
         output.emit([documents.job(one) for one in jobs])
         return
@@ -91,11 +82,11 @@ def list_jobs(
             numeric=("ATTEMPT", "SLOTS", "LEASE"), whole=("STATE",),
         )  # fmt: skip
         for one in jobs:
-            live = one.state in _LIVE
+            live = one.state in LIVE
             output.row(
                 grid,
                 one.job_id,
-                state_text(one),
+                state_text(one.state),
                 str(one.attempt),
                 one.node_id,
                 one.pool,
@@ -111,11 +102,6 @@ def list_jobs(
     out.print(output.text(f"{counted(len(jobs), 'job')}{of}, version {version}", "dim"))
 
 
-def state_text(one: Job) -> Text:
-    """The state of a job in its colour."""
-    return output.text(str(one.state), STATE_STYLES.get(str(one.state), ""))
-
-
 @job.command()
 @click.argument("job_id", metavar="ID")
 @json_option
@@ -129,13 +115,13 @@ def show(store: StoreTarget, job_id: str, as_json: bool) -> None:
     out = output.console()
     output.heading(out, f"job {found.job_id}", first=True)
     left = f"{span(found.lease_ms)} left" if found.lease_ms >= 0 else f"lapsed {span(-found.lease_ms)} ago"
-    lease = ("lease", left) if found.state in _LIVE else ("forgotten", f"in {span(max(0, found.lease_ms))}")
+    lease = ("lease", left) if found.state in LIVE else ("forgotten", f"in {span(max(0, found.lease_ms))}")
     node = output.text(found.node_id)
     node.append(f" (epoch {found.epoch})", style="dim")
     pool = output.text(found.pool)
     pool.append(f" (chosen under version {found.version})", style="dim")
     lines: list[tuple[str, str | Text]] = [
-        ("state", state_text(found)),
+        ("state", state_text(found.state)),
         ("attempt", str(found.attempt)),
         ("node", node),
         ("pool", pool),
