@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, job_changes, output
+from pyscheduler.cli import job_changes, output
 from pyscheduler.cli.job_options import request_options
 from pyscheduler.cli.job_words import LIVE, ordered, reason, state_text
 from pyscheduler.cli.options import json_option, store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, span
+from pyscheduler.core import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +74,7 @@ def list_jobs(
     jobs, total, version = with_allocator(store, call)
     jobs.sort(key=lambda one: (one.state not in LIVE, one.lease_end_ms, one.job_id))
     if as_json:
-        output.emit([documents.job(one) for one in jobs])
+        output.emit([plain.job(one) for one in jobs])
         return
     out = output.console()
     if jobs:
@@ -110,7 +111,7 @@ def show(store: StoreTarget, job_id: str, as_json: bool) -> None:
     """Show all that is known of a job: its latest attempt, and what has become of it."""
     found = with_allocator(store, lambda allocator: allocator.job(job_id))
     if as_json:
-        output.emit(documents.job(found))
+        output.emit(plain.job(found))
         return
     out = output.console()
     output.heading(out, f"job {found.job_id}", first=True)
@@ -149,7 +150,7 @@ def explain(store: StoreTarget, job_id: str, request: JobRequest, as_json: bool)
     """
     found = with_allocator(store, lambda allocator: allocator.explain_job(job_id, request))
     if as_json:
-        output.emit(documents.job_explanation(found))
+        output.emit(plain.job_explanation(found))
         return
     _show_explanation(output.console(), found, request)
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.job_options import request_options
 from pyscheduler.cli.job_words import LIVE, ordered, state_text
 from pyscheduler.cli.options import Command, json_option, store_options, user_name
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, few, span
+from pyscheduler.core import plain
 from pyscheduler.core.limits import MAX_ATTEMPT
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ async def _reserve(allocator: Allocator, job_id: str, attempt: int, ask: Ask) ->
 
 def _show(found: Reservation, ask: Ask, as_json: bool) -> None:
     if as_json:
-        output.emit(documents.reservation(found, plan=ask.plan))
+        output.emit(plain.reservation(found, plan=ask.plan))
         return
     out = output.console()
     output.heading(out, f"job {found.job_id}", first=True)
@@ -221,7 +222,7 @@ def _update(operation: str, said: str, option: Callable[[Command], Command]) -> 
 
 def _show_status(status: JobStatus, as_json: bool) -> None:
     if as_json:
-        output.emit(documents.job_status(status))
+        output.emit(plain.job_status(status))
         return
     line = output.text(f"{status.job_id}: ")
     line.append_text(state_text(status.state))
