@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from pyscheduler.core.languages import language
 from pyscheduler.errors import InvalidInput
-from pyscheduler.simulate.options import FleetOptions, within
+from pyscheduler.simulate.options import FleetOptions, parts_of, shown_url, within
 
 DEFAULT_DOOR = "http://127.0.0.1:5011"
 
@@ -64,15 +63,11 @@ class JobOptions:
 
 
 def _check_door(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-    except ValueError:
-        port_ok = False
-        parts = urlsplit("")
-    plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or not plain:
-        raise InvalidInput(f"--operator-url: {url!r} is not the URL of an operator door such as {DEFAULT_DOOR}")
+    parts = parts_of(url)
+    plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        what = f"the URL of an operator door such as {DEFAULT_DOOR}"
+        raise InvalidInput(f"--operator-url: {shown_url(url)} is not {what}")
 
 
 def pairs_of(fleet: FleetOptions) -> tuple[tuple[tuple[Pair, ...], ...], tuple[Pair, ...]]:

@@ -104,12 +104,16 @@ def test_a_fleet_without_a_pair_has_no_jobs(languages: tuple[tuple[str, ...], ..
         ({"doors": ("http://[/",)}, "--operator-url"),
         ({"doors": ("http://host/api",)}, "--operator-url"),
         ({"doors": ("http://me@host",)}, "--operator-url"),
+        ({"doors": ("http://:secret@host",)}, "--operator-url"),
+        ({"doors": ("http://a..b",)}, "--operator-url"),
+        ({"tenants": 10**400}, "--tenants"),
     ],
     ids=str,
 )
 def test_options_out_of_bounds_are_refused(change: dict[str, Any], option: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^{option}: "):
+    with pytest.raises(InvalidInput, match=f"^{option}: ") as refused:
         replace(JOBS, **change)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
