@@ -162,6 +162,7 @@ def reconcile_report(value: results.ReconcileReport) -> Document:
         "braked": value.braked,
         "suspended_ms": value.suspended_ms,
         "violations": value.violations,
+        "ended_jobs": value.ended_jobs,
     }
 
 

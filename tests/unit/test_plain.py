@@ -243,7 +243,7 @@ def test_what_the_command_line_alone_says() -> None:
         "unassigned_nodes": 3,
     }
     assert plain.reconcile_report(
-        results.ReconcileReport(False, 1, 2, 3, 4, ("new",), ("old",), 5, True, 6, 7, 8)
+        results.ReconcileReport(False, 1, 2, 3, 4, ("new",), ("old",), 5, True, 6, 7, 8, 9)
     ) == {
         "version": 8,
         "skipped": False,
@@ -257,6 +257,7 @@ def test_what_the_command_line_alone_says() -> None:
         "braked": True,
         "suspended_ms": 6,
         "violations": 7,
+        "ended_jobs": 9,
     }  # fmt: skip
     assert plain.check_report(results.CheckReport(False, (results.Violation(4, "what"),), 3, 2, 1)) == {
         "ok": False,
