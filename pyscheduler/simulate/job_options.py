@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from pyscheduler.core.languages import language
 from pyscheduler.errors import InvalidInput
@@ -70,7 +72,35 @@ def _check_door(url: str) -> None:
         raise InvalidInput(f"--operator-url: {shown_url(url)} is not {what}")
 
 
-def pairs_of(fleet: FleetOptions) -> tuple[tuple[tuple[Pair, ...], ...], tuple[Pair, ...]]:
+class Pairs(Sequence[Pair]):
+    """The pairs of two different languages of a set. They are not kept: a large set has very many.
+
+    Args:
+        codes: the set, each language once.
+    """
+
+    def __init__(self, codes: Sequence[str]) -> None:
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes) * (len(self._codes) - 1)
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Pair]: ...
+
+    def __getitem__(self, place: int | slice) -> Pair | Sequence[Pair]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        src, tgt = divmod(place % len(self), len(self._codes) - 1)
+        return self._codes[src], self._codes[tgt + (tgt >= src)]
+
+
+def pairs_of(fleet: FleetOptions) -> tuple[tuple[Pairs, ...], tuple[Pair, ...]]:
     """What the nodes of a fleet can serve: the pairs of each language set, and pairs that none of them serves.
 
     A set of fewer than two languages has no pair, and is left out, as is what the scheduler does not take for a code.
@@ -79,15 +109,15 @@ def pairs_of(fleet: FleetOptions) -> tuple[tuple[tuple[Pair, ...], ...], tuple[P
         InvalidInput: no set has a pair.
     """
     sets = [sorted({code for one in codes if (code := _code(one))}) for codes in fleet.languages]
-    served = tuple(tuple((src, tgt) for src in codes for tgt in codes if src != tgt) for codes in sets)
-    served = tuple(pairs for pairs in served if pairs)
+    served = tuple(pairs for pairs in map(Pairs, sets) if pairs)
     if not served:
         raise InvalidInput("--jobs: jobs need a language set of two languages or more: give one with --languages")
-    known = {pair for pairs in served for pair in pairs}
     spoken = sorted({code for codes in sets for code in codes})
     nobodys = next((code for code in _NOBODYS if code not in spoken), _NOBODYS[0])
     # A fleet of many languages has very many of these; a few are as odd as all.
-    crossing = [(src, tgt) for src in spoken[:20] for tgt in spoken[:20] if src != tgt and (src, tgt) not in known]
+    some = [(src, tgt) for src in spoken[:20] for tgt in spoken[:20] if src != tgt]
+    known = [frozenset(codes) for codes in sets]
+    crossing = [pair for pair in some if not any(codes.issuperset(pair) for codes in known)]
     return served, (*crossing, (spoken[0], nobodys))
 
 
