@@ -77,6 +77,7 @@ class JobReading(Namespace):
 
         Raises:
             NotFound: no such job.
+            InvalidInput: the id is none.
         """
         found = await self.describe_jobs([job_id])
         if not found:
@@ -84,7 +85,11 @@ class JobReading(Namespace):
         return found[0]
 
     async def describe_jobs(self, job_ids: Sequence[str]) -> list[Job]:
-        """The named jobs, at most 1,000, in one look; those that the store does not know are left out."""
+        """The named jobs, at most 1,000, in one look; those that the store does not know are left out.
+
+        Raises:
+            InvalidInput: too many, or an id that is none.
+        """
         if len(job_ids) > MAX_JOB_PAGE:
             raise InvalidInput(f"at most {MAX_JOB_PAGE} jobs can be described at once")
         if not job_ids:

@@ -68,6 +68,7 @@ class Jobs(Events):
             RequestChanged: this attempt was made with another request.
             JobEnded: the job is finished, and has no further attempt.
             LimitExceeded: too many jobs.
+            InvalidInput: an id or a number is out of its alphabet or bound; the message says what.
         """
         ids.job_id(job_id)
         call = calls.reserve_slots(
@@ -84,6 +85,10 @@ class Jobs(Events):
     async def reassign(self, job_id: str, request: JobRequest, *, after: int, owner: str, lease_ms: int) -> Reservation:
         """The next attempt of a job whose attempt ``after`` has failed, or must be taken from its node.
 
+        Args:
+            job_id: as :meth:`reserve`, as ``request``, ``owner`` and ``lease_ms``.
+            after: the attempt before it, 1..999,999.
+
         Raises: as :meth:`reserve`.
         """
         return await self.reserve(job_id, request, owner=owner, lease_ms=lease_ms, attempt=after + 1)
@@ -98,6 +103,9 @@ class Jobs(Events):
             owner: as there.
             lease_ms: as there.
             dry_run: as there.
+
+        Raises:
+            InvalidInput: too many jobs.
         """
         if len(asks) > MAX_JOBS_OF_A_CALL:
             raise InvalidInput(f"{len(asks)} jobs: at most {MAX_JOBS_OF_A_CALL} are taken at once")
@@ -120,6 +128,12 @@ class Jobs(Events):
     async def renew_job(self, job_id: str, attempt: int, *, owner: str, lease_ms: int) -> JobStatus:
         """Renews the lease of a reservation.
 
+        Args:
+            job_id: the job.
+            attempt: number of the attempt, 1..1,000,000.
+            owner: who reserved it.
+            lease_ms: how long it holds from now on without a word from its owner, 1..86,400,000 ms.
+
         Raises:
             NotFound: no such job.
             StaleAttempt, FutureAttempt: the job is at another attempt.
@@ -129,22 +143,29 @@ class Jobs(Events):
         return await self._update("renew", job_id, attempt, owner, lease_ms, "")
 
     async def start_job(self, job_id: str, attempt: int, *, owner: str, lease_ms: int) -> JobStatus:
-        """Says that the job runs, and renews its lease. Raises: as :meth:`renew_job`."""
+        """Says that the job runs, and renews its lease. Arguments and what is raised: as :meth:`renew_job`."""
         return await self._update("start", job_id, attempt, owner, lease_ms, "")
 
     async def finish_job(self, job_id: str, attempt: int, *, owner: str, reason: str = "") -> JobStatus:
-        """Says that the job is done; its slots are free. Raises: as :meth:`renew_job`."""
+        """Says that the job is done; its slots are free.
+
+        Args:
+            job_id: as :meth:`renew_job`, as ``attempt`` and ``owner``.
+            reason: why, for the event; what is beyond 128 bytes is cut off.
+
+        Raises: as :meth:`renew_job`.
+        """
         return await self._update("finish", job_id, attempt, owner, 1, reason)
 
     async def fail_job(self, job_id: str, attempt: int, *, owner: str, reason: str = "") -> JobStatus:
         """Says that the attempt failed; its slots are free, and the next attempt goes elsewhere.
 
-        Raises: as :meth:`renew_job`.
+        Arguments and what is raised: as :meth:`finish_job`.
         """
         return await self._update("fail", job_id, attempt, owner, 1, reason)
 
     async def release_job(self, job_id: str, attempt: int, *, owner: str, reason: str = "") -> JobStatus:
-        """Gives the slots back; the node was not at fault. Raises: as :meth:`renew_job`."""
+        """Gives the slots back; the node was not at fault. Arguments and what is raised: as :meth:`finish_job`."""
         return await self._update("release", job_id, attempt, owner, 1, reason)
 
     async def _update(

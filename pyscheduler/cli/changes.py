@@ -62,6 +62,7 @@ def show_reconcile(out: Console, report: results.ReconcileReport) -> None:
         for number, one, many, what in (
             (report.expired, "node", "nodes", "expired"),
             (report.released, "node", "nodes", "released"),
+            (report.ended_jobs, "reservation", "reservations", "ended"),
             (report.placed_classes, "waiting class", "waiting classes", "placed"),
             (report.dropped_classes, "unused class", "unused classes", "dropped"),
             (len(report.created_pools), "pool", "pools", "created"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.options import json_option, store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import counted
+from pyscheduler.core import plain
 
 
 @click.command()
@@ -22,7 +23,7 @@ def check(store: StoreTarget, as_json: bool) -> int:
     with output.working("checking"):
         report = with_allocator(store, lambda allocator: allocator.check())
     if as_json:
-        output.emit(documents.check_report(report))
+        output.emit(plain.check_report(report))
         return 0 if report.ok else 1
     out = output.console()
     looked = f"{counted(report.nodes, 'node')}, {counted(report.pools, 'pool')}, version {report.version}"

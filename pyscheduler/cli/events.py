@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.options import store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock
+from pyscheduler.core import plain
 from pyscheduler.core.results import EVENT_TYPES
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def events(
 
     def show(event: Event) -> None:
         if as_json:
-            output.emit_line(documents.event(event))
+            output.emit_line(plain.event(event))
         else:
             out.print(_line(out, event), soft_wrap=not out.is_terminal)
 

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.rules import has, reason, wants
+from pyscheduler.core import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ def _failed(found: Explained, decision: results.PoolDecision) -> list[tuple[str,
     ]
 
 
-def explanation_document(found: Explained) -> documents.Document:
+def explanation_document(found: Explained) -> plain.Document:
     """The explanation as plain JSON values. ``failed`` names constraints, for programs; ``missing`` is for people."""
     explanation = found.explanation
     state = explanation.node.state
@@ -64,11 +65,7 @@ def explanation_document(found: Explained) -> documents.Document:
         "version": explanation.version,
         "decisions": [
             {
-                "pool": decision.pool,
-                "origin": decision.origin,
-                "matches": decision.matches,
-                "chosen": decision.chosen,
-                "failed": list(decision.failed),
+                **plain.decision(decision),
                 "missing": [
                     {"constraint": constraint, "wants": wanted, "has": had}
                     for constraint, wanted, had in _failed(found, decision)
@@ -76,7 +73,7 @@ def explanation_document(found: Explained) -> documents.Document:
             }
             for decision in explanation.decisions
         ],
-        "node": documents.node_detail(explanation.node),
+        "node": plain.node_detail(explanation.node),
     }
 
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, job_changes, output
+from pyscheduler.cli import job_changes, output
 from pyscheduler.cli.job_options import request_options
-from pyscheduler.cli.job_words import STATE_STYLES, ordered, reason
+from pyscheduler.cli.job_words import LIVE, ordered, reason, state_text
 from pyscheduler.cli.options import json_option, store_options
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, span
+from pyscheduler.core import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _MOST_NODES = 50
 _STATES = ("live", "reserved", "running", "finished", "failed", "released", "lapsed", "lost")
-_LIVE = ("reserved", "running")
 
 
 @click.group()
@@ -31,15 +31,7 @@ def job() -> None:
     """Reserve slots of nodes for jobs, say what becomes of them, look at them."""
 
 
-for _command in (
-    job_changes.reserve,
-    job_changes.reassign,
-    job_changes.renew,
-    job_changes.start,
-    job_changes.finish,
-    job_changes.fail,
-    job_changes.release,
-):
+for _command in (job_changes.reserve, job_changes.reassign, *job_changes.UPDATES):
     job.add_command(_command)
 
 
@@ -80,9 +72,9 @@ def list_jobs(
                     return list(found.values())[:limit], page.total, page.version
 
     jobs, total, version = with_allocator(store, call)
-    jobs.sort(key=lambda one: (one.state not in _LIVE, one.lease_end_ms, one.job_id))
+    jobs.sort(key=lambda one: (one.state not in LIVE, one.lease_end_ms, one.job_id))
     if as_json:
-        output.emit([documents.job(one) for one in jobs])
+        output.emit([plain.job(one) for one in jobs])
         return
     out = output.console()
     if jobs:
@@ -91,11 +83,11 @@ def list_jobs(
             numeric=("ATTEMPT", "SLOTS", "LEASE"), whole=("STATE",),
         )  # fmt: skip
         for one in jobs:
-            live = one.state in _LIVE
+            live = one.state in LIVE
             output.row(
                 grid,
                 one.job_id,
-                state_text(one),
+                state_text(one.state),
                 str(one.attempt),
                 one.node_id,
                 one.pool,
@@ -111,11 +103,6 @@ def list_jobs(
     out.print(output.text(f"{counted(len(jobs), 'job')}{of}, version {version}", "dim"))
 
 
-def state_text(one: Job) -> Text:
-    """The state of a job in its colour."""
-    return output.text(str(one.state), STATE_STYLES.get(str(one.state), ""))
-
-
 @job.command()
 @click.argument("job_id", metavar="ID")
 @json_option
@@ -124,18 +111,18 @@ def show(store: StoreTarget, job_id: str, as_json: bool) -> None:
     """Show all that is known of a job: its latest attempt, and what has become of it."""
     found = with_allocator(store, lambda allocator: allocator.job(job_id))
     if as_json:
-        output.emit(documents.job(found))
+        output.emit(plain.job(found))
         return
     out = output.console()
     output.heading(out, f"job {found.job_id}", first=True)
     left = f"{span(found.lease_ms)} left" if found.lease_ms >= 0 else f"lapsed {span(-found.lease_ms)} ago"
-    lease = ("lease", left) if found.state in _LIVE else ("forgotten", f"in {span(max(0, found.lease_ms))}")
+    lease = ("lease", left) if found.state in LIVE else ("forgotten", f"in {span(max(0, found.lease_ms))}")
     node = output.text(found.node_id)
     node.append(f" (epoch {found.epoch})", style="dim")
     pool = output.text(found.pool)
     pool.append(f" (chosen under version {found.version})", style="dim")
     lines: list[tuple[str, str | Text]] = [
-        ("state", state_text(found)),
+        ("state", state_text(found.state)),
         ("attempt", str(found.attempt)),
         ("node", node),
         ("pool", pool),
@@ -163,7 +150,7 @@ def explain(store: StoreTarget, job_id: str, request: JobRequest, as_json: bool)
     """
     found = with_allocator(store, lambda allocator: allocator.explain_job(job_id, request))
     if as_json:
-        output.emit(documents.job_explanation(found))
+        output.emit(plain.job_explanation(found))
         return
     _show_explanation(output.console(), found, request)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from pyscheduler.cli import output
 from pyscheduler.cli.text import counted, safe
 from pyscheduler.errors import (
     FutureAttempt,
@@ -15,6 +17,9 @@ from pyscheduler.errors import (
     RequestChanged,
     StaleAttempt,
 )
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 REASONS = {
     "no_pair": "not these languages, or a service is missing",
@@ -44,6 +49,14 @@ STATE_STYLES = {
     "lapsed": "yellow",
     "lost": "red",
 }
+
+LIVE = ("reserved", "running")
+"""The states that hold slots."""
+
+
+def state_text(state: str) -> Text:
+    """The state of a job in its colour."""
+    return output.text(str(state), STATE_STYLES.get(state, ""))
 
 
 def reason(code: str) -> str:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.options import Command, json_option, store_options, user_name
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, few, span
+from pyscheduler.core import plain
 from pyscheduler.errors import HoldConflict, NotFound
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def list_nodes(
     states, total, version = with_allocator(store, call)
     states.sort(key=lambda state: state.node_id)
     if as_json:
-        output.emit([documents.node(state) for state in states])
+        output.emit([plain.node(state) for state in states])
         return
     out = output.console()
     if states:
@@ -101,7 +102,7 @@ def show(store: StoreTarget, node_id: str, as_json: bool) -> None:
     """Show all that is known of a node."""
     detail = with_allocator(store, lambda allocator: allocator.node(node_id))
     if as_json:
-        output.emit(documents.node_detail(detail))
+        output.emit(plain.node_detail(detail))
         return
     out = output.console()
     _show_state(out, detail)
@@ -197,7 +198,7 @@ def resume(store: StoreTarget, node_id: str, reason: str, owner: str | None, as_
 
 def _report_holds(result: results.HoldResult, outcome: str, as_json: bool) -> None:
     if as_json:
-        output.emit(documents.hold_result(result))
+        output.emit(plain.hold_result(result))
         return
     out = output.console()
     out.print(output.text(f"{result.node_id}: {outcome}"))

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, output
+from pyscheduler.cli import output
 from pyscheduler.cli.changes import SIGNS, show_unassigned
 from pyscheduler.cli.options import json_option, store_options
 from pyscheduler.cli.sync import rollback, sync
 from pyscheduler.cli.target import StoreTarget, with_allocator
 from pyscheduler.cli.text import clock, counted, few
+from pyscheduler.core import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def list_pools(store: StoreTarget, as_json: bool) -> None:
     """List every pool with its nodes."""
     pools = with_allocator(store, lambda allocator: allocator.pools())
     if as_json:
-        output.emit([documents.pool(one) for one in pools.pools])
+        output.emit([plain.pool(one) for one in pools.pools])
         return
 
     out = output.console()
@@ -75,7 +76,7 @@ def show(store: StoreTarget, name: str, as_json: bool) -> None:
     """Show a pool's rule, its classes of nodes, and what it can do now."""
     detail = with_allocator(store, lambda allocator: allocator.pool(name))
     if as_json:
-        output.emit(documents.pool_detail(detail))
+        output.emit(plain.pool_detail(detail))
         return
     from pyscheduler.cli.rules import rule_lines
 
@@ -141,7 +142,7 @@ def find(store: StoreTarget, src: str, tgt: str, services: tuple[str, ...], as_j
     """Find every pool that can serve a language pair, whatever its name."""
     found = with_allocator(store, lambda allocator: allocator.find(src, tgt, services))
     if as_json:
-        output.emit([documents.candidate(one) for one in found])
+        output.emit([plain.candidate(one) for one in found])
         return
     out = output.console()
     if not found:
@@ -170,7 +171,7 @@ def history(store: StoreTarget, limit: int, as_json: bool) -> None:
     """List the versions of the configuration, newest first."""
     entries = with_allocator(store, lambda allocator: allocator.history(limit=limit))
     if as_json:
-        output.emit([documents.history_entry(one) for one in entries])
+        output.emit([plain.history_entry(one) for one in entries])
         return
     out = output.console()
     grid = output.table(

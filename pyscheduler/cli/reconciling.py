@@ -42,6 +42,9 @@ def _did_something(report: results.ReconcileReport) -> bool:
         or report.dropped_classes
         or report.created_pools
         or report.removed_pools
+        or report.ended_jobs
+        # Room that went to the memories of jobs that had ended before.
+        or (report.more_due and not report.suspended_ms)
     )
 
 
@@ -56,4 +59,5 @@ def _added(total: results.ReconcileReport, last: results.ReconcileReport) -> res
         removed_pools=total.removed_pools + last.removed_pools,
         braked=total.braked or last.braked,
         violations=max(total.violations, last.violations),
+        ended_jobs=total.ended_jobs + last.ended_jobs,
     )

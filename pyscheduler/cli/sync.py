@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from pyscheduler.cli import documents, failure, output
+from pyscheduler.cli import failure, output
 from pyscheduler.cli.options import Command, json_option, store_options, user_name
 from pyscheduler.cli.target import StoreTarget, with_allocator
+from pyscheduler.core import plain
 from pyscheduler.errors import StoreError
 
 if TYPE_CHECKING:
@@ -141,10 +142,10 @@ def _change(store: StoreTarget, change: Change, as_json: bool) -> None:
     if as_json:
         reconciled: object = None
         if report is not None:
-            reconciled = documents.reconcile_report(report)
+            reconciled = plain.reconcile_report(report)
         elif problem is not None:
             reconciled = failure.describe(problem).document()
-        output.emit({**documents.config_change(changed), "reconcile": reconciled})
+        output.emit({**plain.config_change(changed), "reconcile": reconciled})
     else:
         from pyscheduler.cli.changes import show_change, show_reconcile
 
@@ -175,7 +176,7 @@ def _reconcile_only(store: StoreTarget, as_json: bool) -> None:
                 "changes": [],
                 "moves": [],
                 "unassigned_nodes": pools.unmatched_nodes,
-                "reconcile": documents.reconcile_report(report),
+                "reconcile": plain.reconcile_report(report),
             }
         )
         return

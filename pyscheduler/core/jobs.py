@@ -157,13 +157,14 @@ class JobAsk:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """What an attempt of a job has, or had.
+class Attempt:
+    """An attempt of a job, and the node that it has, or had.
 
     Attributes:
-        fresh: whether this very call reserved it; false for the answer to a call that was repeated.
-        lease_end_ms: when it lapses, in ms of Redis time; of an ended one until when it is remembered.
-        version: config version under which the node was chosen.
+        epoch: epoch of the node when its slots were reserved.
+        pool: pool in which the node was chosen.
+        version: config version under which it was.
+        lease_end_ms: when its lease ends, in ms of Redis time; of an ended one until when it is remembered.
     """
 
     job_id: str
@@ -175,6 +176,16 @@ class Reservation:
     version: int
     slots: int
     lease_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation(Attempt):
+    """Answer to a request for a node.
+
+    Attributes:
+        fresh: whether this very call reserved it; false for the answer to a call that was repeated.
+    """
+
     fresh: bool
 
 
@@ -189,31 +200,19 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Attempt):
     """All that is known of a job: its latest attempt.
 
     Attributes:
-        pool: pool in which the node was chosen.
-        version: config version under which it was.
         tenant: ``None`` for a public job.
         session: ``None`` for none.
-        lease_end_ms: when its lease ends, in ms of Redis time; of an ended one until when it is remembered.
-        lease_ms: what is left until then, in ms.
+        lease_ms: what is left until its lease ends, in ms.
         reason: why it ended; ``None`` while it has not.
     """
 
-    job_id: str
-    attempt: int
-    state: JobState
-    node_id: str
-    epoch: int
-    pool: str
-    version: int
-    slots: int
     tenant: str | None
     owner: str
     session: str | None
-    lease_end_ms: int
     lease_ms: int
     reason: str | None
 

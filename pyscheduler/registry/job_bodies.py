@@ -14,6 +14,8 @@ from pyscheduler.core.limits import (
     MAX_JOB_ID_CHARS,
     MAX_JOB_SLOTS,
     MAX_LABELS,
+    MAX_NODE_ID_CHARS,
+    MAX_POOL_NAME_CHARS,
     MAX_REQUEST_NAMES,
     MAX_SERVICE_TYPE_CHARS,
     MAX_TENANT_CHARS,
@@ -27,7 +29,7 @@ MAX_WAIT_MS: Final = 60_000
 """How long a request may wait for a node."""
 
 _DAY_MS: Final = 86_400_000
-_NAME: Final = 128
+_LANGUAGE_CHARS: Final = 64
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID_CHARS)]
 Attempt = Annotated[int, Field(ge=1, le=MAX_ATTEMPT)]
@@ -40,14 +42,15 @@ Lease = Annotated[
 ]
 Plan = Annotated[bool, Field(description="Say what would be reserved, and change nothing.")]
 Wait = Annotated[int, Field(ge=0, le=MAX_WAIT_MS, description="How long to wait for a node if there is none, in ms.")]
-Names = Annotated[list[Annotated[str, Field(max_length=_NAME)]], Field(max_length=MAX_REQUEST_NAMES)]
+NodeIds = Annotated[list[Annotated[str, Field(max_length=MAX_NODE_ID_CHARS)]], Field(max_length=MAX_REQUEST_NAMES)]
+PoolNames = Annotated[list[Annotated[str, Field(max_length=MAX_POOL_NAME_CHARS)]], Field(max_length=MAX_REQUEST_NAMES)]
 
 
 class RequestBody(Body):
     """What a job needs of its node."""
 
-    src: Annotated[str, Field(max_length=64, description="Language that is spoken.")]
-    tgt: Annotated[str, Field(max_length=64, description="Language that is wanted.")]
+    src: Annotated[str, Field(max_length=_LANGUAGE_CHARS, description="Language that is spoken.")]
+    tgt: Annotated[str, Field(max_length=_LANGUAGE_CHARS, description="Language that is wanted.")]
     services: Annotated[
         list[Annotated[str, Field(max_length=MAX_SERVICE_TYPE_CHARS)]],
         Field(max_length=MAX_REQUEST_NAMES, description="Service types that must be ready on the node."),
@@ -56,7 +59,8 @@ class RequestBody(Body):
         None
     )
     session: Annotated[
-        str | None, Field(max_length=_NAME, description="Jobs of one session go to one node, under affinity.")
+        str | None,
+        Field(max_length=MAX_JOB_ID_CHARS, description="Jobs of one session go to one node, under affinity."),
     ] = None
     slots: Annotated[int, Field(ge=1, le=MAX_JOB_SLOTS, description="Slots of the node that it takes.")] = 1
     labels: Annotated[dict[str, str], Field(max_length=MAX_LABELS, description="Labels that the node must have.")] = (
@@ -66,8 +70,8 @@ class RequestBody(Body):
         Literal["eligible", "exact"] | None,
         Field(description="Any node that can serve it, or those of exactly its languages; null: as the document says."),
     ] = None
-    exclude: Annotated[Names, Field(description="Nodes that it must not get.")] = Field(default_factory=list)
-    exclude_pools: Annotated[Names, Field(description="Pools whose nodes it must not get.")] = Field(
+    exclude: Annotated[NodeIds, Field(description="Nodes that it must not get.")] = Field(default_factory=list)
+    exclude_pools: Annotated[PoolNames, Field(description="Pools whose nodes it must not get.")] = Field(
         default_factory=list
     )
 

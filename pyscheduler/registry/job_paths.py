@@ -12,7 +12,14 @@ from pydantic import Field
 from starlette.responses import Response
 
 from pyscheduler.core.jobs import JobAsk, JobRequest, JobStatus, Reservation
-from pyscheduler.core.limits import MAX_JOB_ID_CHARS, MAX_JOB_PAGE
+from pyscheduler.core.limits import (
+    MAX_INSTANCE_ID_CHARS,
+    MAX_JOB_ID_CHARS,
+    MAX_JOB_PAGE,
+    MAX_NODE_ID_CHARS,
+    MAX_POOL_NAME_CHARS,
+    MAX_TENANT_CHARS,
+)
 from pyscheduler.errors import InvalidInput, LimitExceeded, NoNode, OutcomeUnknown, PyschedulerError, StoreError
 from pyscheduler.registry.http_bodies import BadBody, Client
 from pyscheduler.registry.http_errors import RefusedRequest, body_of, code_of, status_of
@@ -51,10 +58,12 @@ _LOGGED_JOBS: Final = 8
 class JobsQuery(Query):
     limit: Annotated[int, Field(ge=1, le=MAX_JOB_PAGE, description="Jobs at most.")] = 100
     after: Annotated[str | None, Field(max_length=146, description="'next' of the page before.")] = None
-    node: Annotated[str | None, Field(max_length=128, description="Only jobs of this node.")] = None
-    pool: Annotated[str | None, Field(max_length=128, description="Only jobs of nodes chosen in this pool.")] = None
-    tenant: Annotated[str | None, Field(max_length=64, description="Only jobs of this tenant.")] = None
-    owner: Annotated[str | None, Field(max_length=64, description="Only jobs of this owner.")] = None
+    node: Annotated[str | None, Field(max_length=MAX_NODE_ID_CHARS, description="Only jobs of this node.")] = None
+    pool: Annotated[
+        str | None, Field(max_length=MAX_POOL_NAME_CHARS, description="Only jobs of nodes chosen in this pool.")
+    ] = None
+    tenant: Annotated[str | None, Field(max_length=MAX_TENANT_CHARS, description="Only jobs of this tenant.")] = None
+    owner: Annotated[str | None, Field(max_length=MAX_INSTANCE_ID_CHARS, description="Only jobs of this owner.")] = None
     state: Annotated[str | None, Field(max_length=16, description="Only jobs in this state; live: with slots.")] = None
 
 
@@ -98,9 +107,7 @@ async def _reserve(
     return await _reserve_one(shared, body, body.job_id, body.attempt, client)
 
 
-async def _reassign(
-    shared: Shared, query: JobQuery, body: ReassignBody, client: Client
-) -> ReservationView | AnswersView | Response:
+async def _reassign(shared: Shared, query: JobQuery, body: ReassignBody, client: Client) -> ReservationView | Response:
     return await _reserve_one(shared, body, query.bounded_id, body.after + 1, client)
 
 

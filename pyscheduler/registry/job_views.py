@@ -7,15 +7,13 @@ from typing import Self
 
 from pydantic import Field
 
-from pyscheduler.core import jobs
+from pyscheduler.core import jobs, plain
 from pyscheduler.registry.views import ErrorBody, View
 
 _LEASE_END = "When its lease ends; of an ended one, when it is forgotten."
 
 
-class JobView(View):
-    """All that is known of a job: its latest attempt."""
-
+class _AttemptView(View):
     job_id: str
     attempt: int
     state: str = Field(description="reserved, running, finished, failed, released, lapsed or lost.")
@@ -24,6 +22,11 @@ class JobView(View):
     pool: str = Field(description="Pool in which the node was chosen.")
     version: int = Field(description="Config version under which it was.")
     slots: int
+
+
+class JobView(_AttemptView):
+    """All that is known of a job: its latest attempt."""
+
     tenant: str | None
     owner: str
     session: str | None
@@ -33,22 +36,7 @@ class JobView(View):
 
     @classmethod
     def of(cls, value: jobs.Job) -> Self:
-        return cls(
-            job_id=value.job_id,
-            attempt=value.attempt,
-            state=str(value.state),
-            node_id=value.node_id,
-            epoch=value.epoch,
-            pool=value.pool,
-            version=value.version,
-            slots=value.slots,
-            tenant=value.tenant,
-            owner=value.owner,
-            session=value.session,
-            lease_end_at=value.lease_end_ms,
-            lease_ms=value.lease_ms,
-            reason=value.reason,
-        )
+        return cls.model_validate(plain.job(value))
 
 
 class JobPageView(View):
@@ -61,36 +49,16 @@ class JobPageView(View):
     jobs: tuple[JobView, ...]
 
 
-class ReservationView(View):
+class ReservationView(_AttemptView):
     """What an attempt of a job has, or had."""
 
-    job_id: str
-    attempt: int
-    state: str
-    node_id: str
-    epoch: int
-    pool: str
-    version: int
-    slots: int
     lease_end_at: int = Field(description=_LEASE_END)
     fresh: bool = Field(description="Whether this very request reserved it; false for one that was repeated.")
     plan: bool = Field(description="Whether nothing was changed: it is only what would be reserved.")
 
     @classmethod
     def of(cls, value: jobs.Reservation, *, plan: bool) -> Self:
-        return cls(
-            job_id=value.job_id,
-            attempt=value.attempt,
-            state=str(value.state),
-            node_id=value.node_id,
-            epoch=value.epoch,
-            pool=value.pool,
-            version=value.version,
-            slots=value.slots,
-            lease_end_at=value.lease_end_ms,
-            fresh=value.fresh,
-            plan=plan,
-        )
+        return cls.model_validate(plain.reservation(value, plan=plan))
 
 
 class AnswerView(View):
@@ -118,7 +86,7 @@ class JobStatusView(View):
 
     @classmethod
     def of(cls, value: jobs.JobStatus) -> Self:
-        return cls(job_id=value.job_id, attempt=value.attempt, state=str(value.state), lease_end_at=value.lease_end_ms)
+        return cls.model_validate(plain.job_status(value))
 
 
 class VerdictView(View):
@@ -143,13 +111,4 @@ class JobExplanationView(View):
 
     @classmethod
     def of(cls, value: jobs.JobExplanation) -> Self:
-        return cls(
-            version=value.version,
-            node_id=value.node_id,
-            pool=value.pool,
-            reasons=dict(value.reasons),
-            missing=value.missing,
-            nodes=tuple(
-                VerdictView(node_id=one.node_id, pool=one.pool, reason=one.reason or None) for one in value.nodes
-            ),
-        )
+        return cls.model_validate(plain.job_explanation(value))

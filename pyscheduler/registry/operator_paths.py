@@ -95,7 +95,7 @@ async def _pools(shared: Shared, _query: Query) -> views.PoolTableView:
 
 
 async def _pool(shared: Shared, query: PoolQuery) -> views.PoolDetailView:
-    return views.PoolDetailView.of_detail(await shared.allocator.pool(query.name))
+    return views.PoolDetailView.of(await shared.allocator.pool(query.name))
 
 
 async def _find(shared: Shared, query: FindQuery) -> views.CandidatesView:

@@ -1,6 +1,6 @@
 """What the operator door answers: models, so that its OpenAPI description is true.
 
-Names are those of the command line's ``--json``. Times called ``at`` are ms since the epoch.
+They say what :mod:`pyscheduler.core.plain` makes of results, as the command line's ``--json`` does.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pyscheduler.core import results
+from pyscheduler.core import plain, results
 
 
 class View(BaseModel):
     """What all answers share."""
 
     # Built when they are first needed: a start need not wait for answers that nobody has asked for.
-    model_config = ConfigDict(frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class ErrorBody(View):
@@ -60,27 +60,6 @@ class HoldView(View):
     reason: str
     at: int
 
-    @classmethod
-    def of(cls, value: results.Hold) -> Self:
-        return cls(owner=value.owner, reason=value.reason, at=value.at_ms)
-
-
-def _node(value: results.NodeState) -> dict[str, Any]:
-    return {
-        "node_id": value.node_id,
-        "status": str(value.status),
-        "pool": value.pool,
-        "pool_id": value.pool_id,
-        "node_class": value.node_class,
-        "epoch": value.epoch,
-        "instance": value.instance,
-        "lease_ms": value.lease_ms,
-        "load": value.load,
-        "languages": value.languages,
-        "services": value.services,
-        "holds": tuple(HoldView.of(hold) for hold in value.holds),
-    }
-
 
 class NodeView(View):
     node_id: str
@@ -98,7 +77,7 @@ class NodeView(View):
 
     @classmethod
     def of(cls, value: results.NodeState) -> Self:
-        return cls(**_node(value))
+        return cls.model_validate(plain.node(value))
 
 
 class NodePageView(View):
@@ -116,14 +95,6 @@ class TransitionView(View):
     version: int
     at: int
 
-    @classmethod
-    def of(cls, value: results.Transition | None) -> Self | None:
-        if value is None:
-            return None
-        return cls(
-            from_pool=value.from_pool, to=value.to_pool, reason=value.reason, version=value.version, at=value.at_ms
-        )
-
 
 class NodeDetailView(NodeView):
     version: int
@@ -135,15 +106,7 @@ class NodeDetailView(NodeView):
 
     @classmethod
     def of_detail(cls, value: results.NodeDetail) -> Self:
-        return cls(
-            **_node(value.state),
-            version=value.state.version,
-            registered_at=value.registered_at_ms,
-            transition=TransitionView.of(value.transition),
-            facts=value.facts,
-            usage=value.usage,
-            record=value.record,
-        )
+        return cls.model_validate(plain.node_detail(value))
 
 
 class DecisionView(View):
@@ -162,29 +125,14 @@ class ExplanationView(View):
 
     @classmethod
     def of(cls, value: results.Explanation) -> Self:
-        return cls(
-            node=NodeDetailView.of_detail(value.node),
-            reason=value.reason,
-            version=value.version,
-            decisions=tuple(
-                DecisionView(
-                    pool=one.pool, origin=one.origin, matches=one.matches, chosen=one.chosen, failed=one.failed
-                )
-                for one in value.decisions
-            ),
+        return cls.model_validate(
+            {
+                "node": plain.node_detail(value.node),
+                "reason": value.reason,
+                "version": value.version,
+                "decisions": [plain.decision(one) for one in value.decisions],
+            }
         )
-
-
-def _pool(value: results.PoolSummary) -> dict[str, Any]:
-    return {
-        "id": value.id,
-        "name": value.name,
-        "origin": value.origin,
-        "priority": value.priority,
-        "nodes": value.nodes,
-        "ready": value.ready,
-        "languages": value.languages,
-    }
 
 
 class PoolView(View):
@@ -195,10 +143,6 @@ class PoolView(View):
     nodes: int
     ready: int
     languages: tuple[str, ...]
-
-    @classmethod
-    def of(cls, value: results.PoolSummary) -> Self:
-        return cls(**_pool(value))
 
 
 class PoolTableView(View):
@@ -211,13 +155,15 @@ class PoolTableView(View):
 
     @classmethod
     def of(cls, value: results.PoolTable) -> Self:
-        return cls(
-            version=value.version,
-            document_version=value.document_version,
-            nodes=value.nodes,
-            unmatched_nodes=value.unmatched_nodes,
-            unmatched_classes=value.unmatched_classes,
-            pools=tuple(PoolView.of(one) for one in value.pools),
+        return cls.model_validate(
+            {
+                "version": value.version,
+                "document_version": value.document_version,
+                "nodes": value.nodes,
+                "unmatched_nodes": value.unmatched_nodes,
+                "unmatched_classes": value.unmatched_classes,
+                "pools": [plain.pool(one) for one in value.pools],
+            }
         )
 
 
@@ -242,19 +188,8 @@ class PoolDetailView(PoolView):
     ready_pairs: tuple[PairView, ...]
 
     @classmethod
-    def of_detail(cls, value: results.PoolDetail) -> Self:
-        return cls(
-            **_pool(value.summary),
-            version=value.version,
-            created_at=value.created_at_ms,
-            rule=value.rule,
-            classes=tuple(
-                ClassView(node_class=one.node_class, nodes=one.nodes, ready=one.ready, facts=one.facts)
-                for one in value.classes
-            ),
-            ready_services=value.ready_services,
-            ready_pairs=tuple(PairView(src=src, tgt=tgt) for src, tgt in value.ready_pairs),
-        )
+    def of(cls, value: results.PoolDetail) -> Self:
+        return cls.model_validate(plain.pool_detail(value))
 
 
 class CandidateView(View):
@@ -271,19 +206,7 @@ class CandidatesView(View):
 
     @classmethod
     def of(cls, values: list[results.Candidate]) -> Self:
-        return cls(
-            candidates=tuple(
-                CandidateView(
-                    pool=one.pool,
-                    pool_id=one.pool_id,
-                    node_class=one.node_class,
-                    nodes=one.nodes,
-                    ready=one.ready,
-                    languages=one.languages,
-                )
-                for one in values
-            )
-        )
+        return cls.model_validate({"candidates": [plain.candidate(one) for one in values]})
 
 
 class ConfigView(View):
@@ -310,15 +233,7 @@ class HistoryEntryView(View):
 
     @classmethod
     def of(cls, value: results.HistoryEntry) -> Self:
-        return cls(
-            version=value.version,
-            at=value.at_ms,
-            kind=value.kind,
-            author=value.author,
-            reason=value.reason,
-            changes=tuple(PoolChangeView(pool=one.pool, change=one.change) for one in value.changes),
-            has_document=value.has_document,
-        )
+        return cls.model_validate(plain.history_entry(value))
 
 
 class HistoryView(View):
@@ -342,19 +257,7 @@ class EventView(View):
 
     @classmethod
     def of(cls, value: results.Event) -> Self:
-        known = {
-            "id": value.id,
-            "at": value.at_ms,
-            "type": value.type,
-            "version": value.version,
-            "node_id": value.node_id,
-            "pool": value.pool,
-            "from": value.from_,
-            "to": value.to,
-            "reason": value.reason,
-        }
-        known = {name: text for name, text in known.items() if text is not None}
-        return cls.model_validate({**value.fields, **known})
+        return cls.model_validate(plain.event(value))
 
 
 class EventsView(View):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyscheduler.core.urls import masked_url
 from pyscheduler.errors import InvalidInput
 from pyscheduler.simulate.job_options import JobOptions
 from pyscheduler.simulate.job_summary import JobsSummary
@@ -65,7 +66,7 @@ class Summary:
             "ok": self.ok,
             "gave_up": self.gave_up,
             "seed": self.options.seed,
-            "urls": list(self.options.urls),
+            "urls": [masked_url(url) for url in self.options.urls],
             "duration_s": round(last.elapsed_s, 3),
             "nodes": last.nodes,
             "connected": last.connected,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from typing import overload
 
 from pyscheduler.core.languages import language
 from pyscheduler.errors import InvalidInput
-from pyscheduler.simulate.options import FleetOptions, within
+from pyscheduler.simulate.options import FleetOptions, parts_of, shown_url, within
 
 DEFAULT_DOOR = "http://127.0.0.1:5011"
 
@@ -64,18 +65,42 @@ class JobOptions:
 
 
 def _check_door(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-    except ValueError:
-        port_ok = False
-        parts = urlsplit("")
-    plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or not plain:
-        raise InvalidInput(f"--operator-url: {url!r} is not the URL of an operator door such as {DEFAULT_DOOR}")
+    parts = parts_of(url)
+    plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        what = f"the URL of an operator door such as {DEFAULT_DOOR}"
+        raise InvalidInput(f"--operator-url: {shown_url(url)} is not {what}")
 
 
-def pairs_of(fleet: FleetOptions) -> tuple[tuple[tuple[Pair, ...], ...], tuple[Pair, ...]]:
+class Pairs(Sequence[Pair]):
+    """The pairs of two different languages of a set. They are not kept: a large set has very many.
+
+    Args:
+        codes: the set, each language once.
+    """
+
+    def __init__(self, codes: Sequence[str]) -> None:
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes) * (len(self._codes) - 1)
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Pair]: ...
+
+    def __getitem__(self, place: int | slice) -> Pair | Sequence[Pair]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        src, tgt = divmod(place % len(self), len(self._codes) - 1)
+        return self._codes[src], self._codes[tgt + (tgt >= src)]
+
+
+def pairs_of(fleet: FleetOptions) -> tuple[tuple[Pairs, ...], tuple[Pair, ...]]:
     """What the nodes of a fleet can serve: the pairs of each language set, and pairs that none of them serves.
 
     A set of fewer than two languages has no pair, and is left out, as is what the scheduler does not take for a code.
@@ -84,15 +109,15 @@ def pairs_of(fleet: FleetOptions) -> tuple[tuple[tuple[Pair, ...], ...], tuple[P
         InvalidInput: no set has a pair.
     """
     sets = [sorted({code for one in codes if (code := _code(one))}) for codes in fleet.languages]
-    served = tuple(tuple((src, tgt) for src in codes for tgt in codes if src != tgt) for codes in sets)
-    served = tuple(pairs for pairs in served if pairs)
+    served = tuple(pairs for pairs in map(Pairs, sets) if pairs)
     if not served:
         raise InvalidInput("--jobs: jobs need a language set of two languages or more: give one with --languages")
-    known = {pair for pairs in served for pair in pairs}
     spoken = sorted({code for codes in sets for code in codes})
     nobodys = next((code for code in _NOBODYS if code not in spoken), _NOBODYS[0])
     # A fleet of many languages has very many of these; a few are as odd as all.
-    crossing = [(src, tgt) for src in spoken[:20] for tgt in spoken[:20] if src != tgt and (src, tgt) not in known]
+    some = [(src, tgt) for src in spoken[:20] for tgt in spoken[:20] if src != tgt]
+    known = [frozenset(codes) for codes in sets]
+    crossing = [pair for pair in some if not any(codes.issuperset(pair) for codes in known)]
     return served, (*crossing, (spoken[0], nobodys))
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyscheduler.core.jobs import NO_NODE_REASONS
-from pyscheduler.simulate.tally import BoundedCounter, Latencies
+from pyscheduler.simulate.tally import BoundedCounter, Latencies, Problems
 
 _NO_NODES = "no_nodes"
 
 
 @dataclass(slots=True)
-class JobTally:
+class JobTally(Problems):
     """What has become of the jobs so far.
 
     Attributes:
@@ -48,7 +48,6 @@ class JobTally:
     session_kept: int = 0
     session_moved: int = 0
     errors: BoundedCounter = field(default_factory=BoundedCounter)
-    last_problem: str = ""
     left: int | None = None
     reserve_ms: Latencies = field(default_factory=Latencies)
 

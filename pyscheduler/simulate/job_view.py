@@ -89,7 +89,7 @@ class JobsView:
         running = sum(job.state == "running" for job in stream.under_way.values())
 
         def rate(name: str, count: int) -> float:
-            return self._rates.setdefault(name, Rate()).look(now_s, count)
+            return self._rate(name, count, now_s)
 
         return self._columns(tally, rate, ("under way", f"{len(stream.under_way):,} jobs, {running:,} running"))
 
@@ -97,16 +97,17 @@ class JobsView:
         """The jobs now, as part of a line."""
         tally, now_s = stream.tally, stream.elapsed_s
         times = tally.reserve_ms.as_dict()
-        rates = {
-            name: self._rates.setdefault(name, Rate()).look(now_s, count)
-            for name, count in (("reserved", tally.reserved), ("refused", tally.refused.total()))
-        }
+        reserved = self._rate("reserved", tally.reserved, now_s)
+        refused = self._rate("refused", tally.refused.total(), now_s)
         waits = f"{_ms(times['p50'])}/{_ms(times['p99'])}" if times["count"] else "-"
         return (
-            f"jobs {len(stream.under_way)}  reserved {rates['reserved']:.1f}/s  refused {rates['refused']:.1f}/s  "
+            f"jobs {len(stream.under_way)}  reserved {reserved:.1f}/s  refused {refused:.1f}/s  "
             f"p50/p99 {waits}  reassigned {tally.reassigned}  lost {tally.lost}  lapsed {tally.lapsed}  "
             f"job errors {tally.errors.total()}"
         )
+
+    def _rate(self, name: str, count: int, now_s: float) -> float:
+        return self._rates.setdefault(name, Rate()).look(now_s, count)
 
     def summary(self, summary: JobsSummary) -> RenderableType:
         """How it ended."""

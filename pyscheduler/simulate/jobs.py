@@ -189,7 +189,7 @@ class JobStream:
         wanted = [{"job_id": job.job_id, **job.request()} for job in batch]
         answer = await self._door.post("/api/v1/jobs/reserve", {"jobs": wanted, **self._owned})
         if answer.status == 200:
-            for job, one in zip(batch, _answers(answer), strict=False):
+            for job, one in zip(batch, _answers(answer, len(batch)), strict=True):
                 if self._has_node(job, one):
                     self._begin(job)
         elif answer.code == "changes_off":
@@ -341,7 +341,7 @@ class JobStream:
             if answer.status != 200:
                 self._error(answer)
                 return None
-            found += answer.document.get("jobs") or ()
+            found += [one for one in _list(answer, "jobs") if isinstance(one, dict)]
             following = answer.document.get("next")
             if not following:
                 return found
@@ -380,15 +380,26 @@ class JobStream:
 
     def _error(self, answer: Answer) -> None:
         self.tally.errors.add(answer.code)
-        self.tally.last_problem = f"{answer.code}: {answer.message}"[:200]
+        self.tally.problem(f"{answer.code}: {answer.message}")
 
 
-def _answers(answer: Answer) -> list[Answer]:
-    answers = []
-    for one in answer.document.get("answers") or ():
-        error = one.get("error")
-        if isinstance(error, dict):
-            answers.append(Answer(int(one.get("status", 500)), error, str(error.get("code"))))
-        else:
-            answers.append(Answer(int(one.get("status", 500)), one.get("reservation") or {}))
-    return answers
+def _answers(answer: Answer, count: int) -> list[Answer]:
+    """What a door says of each of ``count`` jobs; where it says nothing of one, that is its answer."""
+    said = _list(answer, "answers")[:count]
+    return [_answer_of(one) for one in [*said, *[None] * (count - len(said))]]
+
+
+def _answer_of(said: object) -> Answer:
+    one = said if isinstance(said, dict) else {}
+    error, reservation = one.get("error"), one.get("reservation")
+    if isinstance(error, dict):
+        status = one.get("status")
+        return Answer(status if type(status) is int and status != 200 else 500, error, str(error.get("code")))
+    if isinstance(reservation, dict):
+        return Answer(200, reservation)
+    return Answer(500, {}, "not answered")
+
+
+def _list(answer: Answer, name: str) -> list[object]:
+    value = answer.document.get(name)
+    return value if isinstance(value, list) else []

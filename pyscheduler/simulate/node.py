@@ -10,6 +10,7 @@ import time
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 
+from pyscheduler.core.urls import masked_url
 from pyscheduler.simulate import messages
 from pyscheduler.simulate.options import FleetOptions
 from pyscheduler.simulate.plan import Churn, NodePlan
@@ -130,7 +131,7 @@ class SimulatedNode:
 
     def _connect_failed(self, url: str, what: str) -> None:
         self._tally.connect_errors.add(what)
-        self._tally.problem(f"{url}: {what}")
+        self._tally.problem(f"{masked_url(url)}: {what}")
 
     def _lose(self) -> None:
         self.registered, self.pool, self.status = False, None, None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from pyscheduler.core.ids import shown
 from pyscheduler.core.limits import MAX_GPUS, MAX_LANGUAGES
+from pyscheduler.core.urls import masked_url
 from pyscheduler.errors import InvalidInput
 
 DEFAULT_URL = "ws://127.0.0.1:5010/ws/node"
@@ -83,19 +84,33 @@ def within(option: str, value: float, low: float, high: float) -> None:
     Raises:
         InvalidInput: it is below ``low``, above ``high``, or none; the message names the option.
     """
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InvalidInput(f"{option}: {value:g} is not within {low:g} to {high:g}")
+    # Said of no number, too: it is in no order with any other.
+    if not low <= value <= high:
+        # A whole number may be too large for a float.
+        given = shown(value) if isinstance(value, int) else f"{value:g}"
+        raise InvalidInput(f"{option}: {given} is not within {low:g} to {high:g}")
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of a URL; empty ones where it is none, or where its host or port cannot be one."""
+    try:
+        parts = urlsplit(url)
+        # As it will be written for the resolver: a label that is empty or too long is none.
+        (parts.hostname or "").encode("idna")
+        return parts if parts.port != 0 else urlsplit("")
+    except ValueError:
+        return urlsplit("")
+
+
+def shown_url(url: str) -> str:
+    """A URL as a message may repeat it: quoted, cut, and without a password."""
+    return shown(masked_url(url) if "@" in url else url)
 
 
 def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-    except ValueError:
-        port_ok = False
-        parts = urlsplit("")
-    if parts.scheme not in ("ws", "wss") or not parts.hostname or not port_ok or parts.fragment:
-        raise InvalidInput(f"--url: {url!r} is not a WebSocket URL such as {DEFAULT_URL}")
+    parts = parts_of(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+        raise InvalidInput(f"--url: {shown_url(url)} is not a WebSocket URL such as {DEFAULT_URL}")
 
 
 def parse_languages(text: str) -> tuple[tuple[str, ...], ...]:

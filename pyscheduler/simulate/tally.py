@@ -61,7 +61,18 @@ def _quantile(ordered: list[float], share: float) -> float | None:
 
 
 @dataclass(slots=True)
-class Tally:
+class Problems:
+    """What went wrong, for people."""
+
+    last_problem: str = field(default="", init=False)
+
+    def problem(self, text: str) -> None:
+        """Remember the latest thing that went wrong."""
+        self.last_problem = text[:_TEXT]
+
+
+@dataclass(slots=True)
+class Tally(Problems):
     """What a fleet has done so far."""
 
     heartbeats: int = 0
@@ -73,15 +84,10 @@ class Tally:
     connect_errors: BoundedCounter = field(default_factory=BoundedCounter)
     errors: BoundedCounter = field(default_factory=BoundedCounter)
     closes: BoundedCounter = field(default_factory=BoundedCounter)
-    last_problem: str = ""
     longest_absence_s: float = 0.0
     connect_ms: Latencies = field(default_factory=Latencies)
     register_ms: Latencies = field(default_factory=Latencies)
     change_ms: Latencies = field(default_factory=Latencies)
-
-    def problem(self, text: str) -> None:
-        """Remember the latest thing that went wrong, for people."""
-        self.last_problem = text[:_TEXT]
 
 
 class Rate:

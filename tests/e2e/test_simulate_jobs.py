@@ -21,9 +21,11 @@ from pyscheduler.core.jobs import Job
 from pyscheduler.simulate import jobs as jobs_module
 from pyscheduler.simulate.fleet import Fleet
 from pyscheduler.simulate.job_options import JobOptions
+from pyscheduler.simulate.jobs import JobStream
 from pyscheduler.simulate.operator_client import OperatorClient
 from pyscheduler.simulate.options import FleetOptions
 from pyscheduler.simulate.view import FleetView
+from pyscheduler.simulate.workplace import Workplace
 from tests.e2e.processes import ServeProcess
 from tests.e2e.test_simulate import all_ready, begin, finish, simulate
 from tests.harness import document_of
@@ -346,6 +348,38 @@ async def test_the_live_view_keeps_its_rows_and_columns_and_acts_on_no_terminal(
     assert "[red]problem" in text
     for acting in ("\x1b", "\x07", "\x9b"):
         assert acting not in text
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "not answered"),
+        ({"answers": 5, "jobs": 5}, "not answered"),
+        ({"answers": [5], "jobs": [5]}, "not answered"),
+        ({"answers": [{"status": "x", "reservation": 5}]}, "not answered"),
+        ({"answers": [{"status": 200, "error": {"code": "odd"}}]}, "odd"),
+    ],
+    ids=str,
+)
+async def test_a_door_that_talks_nonsense_is_an_error_of_the_door(body: dict[str, object], code: str) -> None:
+    said = json.dumps(body).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        door = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        stream = JobStream(FleetOptions(nodes=1), JobOptions(rate=2, doors=(door,)), Workplace())
+        stream.start()
+        await wait_until_async(lambda: stream.tally.errors.total() > 0, "an answer is counted as an error")
+        await stream.end()
+    stream.raise_fault()
+    assert code in stream.tally.errors.as_dict()
+    assert stream.tally.errors.total() == stream.tally.arrived
+    assert stream.tally.left == 0
 
 
 async def test_the_client_asks_the_given_doors_only_and_again_where_a_connection_had_closed(

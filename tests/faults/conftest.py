@@ -1,4 +1,4 @@
-"""What tests of servers that belong together share: the program that the servers are run by."""
+"""What tests of faults share: the program that servers are run by, and a network of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.engines import PROGRAMS
+from tests.faults.lan import lan, network
+
+__all__ = ["lan", "network", "program"]
 
 _OTHERS = [name for name in PROGRAMS if name != "embedded"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from tests.commands import UNREACHABLE, Cli, error_of, file_of, named
 from tests.harness import Cell
 from tests.support import wait_until_async
@@ -103,6 +104,23 @@ async def test_reconciling_goes_on_until_nothing_is_left(cli: Cli, cell: Cell) -
     await asyncio.gather(*(cell.register(f"n{number}", "en", "zh", lease_ms=1) for number in range(450)))
     await lapsed(cell, 450)
     assert (await cli.json("pool", "sync"))["reconcile"]["expired"] == 450
+
+
+async def test_reconciling_ends_every_reservation_that_has_lapsed(cli: Cli, cell: Cell) -> None:
+    for number in range(60):
+        await cell.register(f"n{number}", "en", "zh")
+    # Three passes' worth.
+    asks = [JobAsk(f"j{number}", JobRequest("en", "zh")) for number in range(240)]
+    found = await cell.allocator.reserve_many(asks, owner="me", lease_ms=1)
+    assert all(isinstance(one, Reservation) for one in found)
+
+    async def all_lapsed() -> bool:
+        return all(job.lease_ms < 0 for job in (await cell.allocator.jobs()).jobs)
+
+    await wait_until_async(lambda: all_lapsed(), "every reservation has lapsed")
+    await cell.trust_leases()
+    assert (await cli.json("pool", "sync"))["reconcile"]["ended_jobs"] == 240
+    assert (await cell.allocator.jobs(state="live")).jobs == ()
 
 
 @pytest.mark.parametrize("option", [["--dry-run"], ["--expect-version", "1"], ["--allow-empty"], ["--force"]])

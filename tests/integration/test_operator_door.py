@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,32 +14,17 @@ from pyscheduler.settings import ServeSettings
 from tests.doors import QUICK, Node, Scheduler, connect, eventually
 from tests.fixtures.clients import State
 from tests.harness import document_of, pool
+from tests.operator_door import OperatorDoor
 from tests.servers import PlainServer
 from tests.support import wait_until_async
 
 
 @dataclass
-class Door:
-    """The operator door of a scheduler with two nodes, and its own description."""
+class Door(OperatorDoor):
+    """That of a scheduler with two nodes."""
 
-    scheduler: Scheduler
-    http: httpx.AsyncClient
-    description: dict[str, Any]
     german: Node
     french: Node
-
-    async def get(self, path: str, status: int = 200, **query: Any) -> Any:
-        """The JSON answer, after it was held against what the description promises for this path and status."""
-        answer = await self.http.get(path, params=query)
-        assert answer.status_code == status, answer.text
-        body = answer.json()
-        template = next(
-            name for name in self.description["paths"] if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", name), path)
-        )
-        responses = self.description["paths"][template]["get"]["responses"]
-        schema = responses[str(status)]["content"]["application/json"]["schema"]
-        jsonschema.validate(body, {**schema, "components": self.description["components"]})
-        return body
 
 
 @pytest.fixture

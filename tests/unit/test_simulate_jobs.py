@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -71,9 +73,22 @@ def test_tenants() -> None:
 
 def test_a_fleet_that_speaks_everything_has_odd_jobs_all_the_same() -> None:
     served, odd = pairs_of(replace(FLEET, languages=(("en", "zh"),)))
-    assert served == ((("en", "zh"), ("zh", "en")),)
+    assert [list(pairs) for pairs in served] == [[("en", "zh"), ("zh", "en")]]
     assert odd == (("en", "qaa"),)
     assert ("en", "qab") in pairs_of(replace(FLEET, languages=(("en", "qaa"),)))[1]
+
+
+def test_sets_of_very_many_languages_take_little_room() -> None:
+    codes = tuple(f"{first}{second}" for first in ascii_lowercase for second in ascii_lowercase)[:256]
+    tracemalloc.start()
+    try:
+        served, _ = pairs_of(replace(FLEET, languages=(codes,) * 20))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert [len(pairs) for pairs in served] == [256 * 255] * 20
+    assert len(set(served[0])) == 256 * 255
+    assert (served[0][0], served[0][-1]) == ((codes[0], codes[1]), (codes[255], codes[254]))
 
 
 @pytest.mark.parametrize("languages", [((),), (("en",), ("zh",)), (("en", "EN"),), (("en", "???"),)], ids=str)
@@ -104,12 +119,16 @@ def test_a_fleet_without_a_pair_has_no_jobs(languages: tuple[tuple[str, ...], ..
         ({"doors": ("http://[/",)}, "--operator-url"),
         ({"doors": ("http://host/api",)}, "--operator-url"),
         ({"doors": ("http://me@host",)}, "--operator-url"),
+        ({"doors": ("http://:secret@host",)}, "--operator-url"),
+        ({"doors": ("http://a..b",)}, "--operator-url"),
+        ({"tenants": 10**400}, "--tenants"),
     ],
     ids=str,
 )
 def test_options_out_of_bounds_are_refused(change: dict[str, Any], option: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^{option}: "):
+    with pytest.raises(InvalidInput, match=f"^{option}: ") as refused:
         replace(JOBS, **change)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

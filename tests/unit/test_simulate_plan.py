@@ -11,9 +11,10 @@ import pytest
 
 from pyscheduler.errors import InvalidInput
 from pyscheduler.simulate import messages
+from pyscheduler.simulate.fleet import Snapshot, Summary
 from pyscheduler.simulate.options import FleetOptions, Gpu, parse_gpus, parse_languages
 from pyscheduler.simulate.plan import Churn, ChurnEvent, NodePlan
-from pyscheduler.simulate.tally import BoundedCounter, Latencies, Rate
+from pyscheduler.simulate.tally import BoundedCounter, Latencies, Rate, Tally
 
 FLEET = FleetOptions(nodes=50, languages=(("en", "zh"), ("de", "en"), ("en", "fr")), churn=0.1, seed=7)
 
@@ -105,6 +106,10 @@ def test_usage_stays_within_what_a_client_reports() -> None:
         {"urls": ("ws://",)},
         {"urls": ("ws://host:99999/ws/node",)},
         {"urls": ("ws://[/",)},
+        {"urls": ("ws://host:0/ws/node",)},
+        {"urls": ("ws://a..b/ws/node",)},
+        {"urls": (f"ws://{'a' * 64}.example/ws/node",)},
+        {"nodes": 10**400},
         {"languages": ()},
     ],
     ids=str,
@@ -112,6 +117,15 @@ def test_usage_stays_within_what_a_client_reports() -> None:
 def test_options_out_of_bounds_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="--"):
         replace(FLEET, **change)
+
+
+def test_a_password_is_repeated_nowhere() -> None:
+    with pytest.raises(InvalidInput, match="--url") as refused:
+        replace(FLEET, urls=("http://me:secret@host/ws/node",))
+    assert "secret" not in str(refused.value)
+    options = replace(FLEET, urls=("ws://me:secret@host:5010/ws/node",))
+    nobody = Snapshot(1.0, 1, 0, 0, 1, {}, {})
+    assert Summary(options, nobody, Tally(), gave_up=True).document()["urls"] == ["ws://me:***@host:5010/ws/node"]
 
 
 def test_languages_are_sent_as_written() -> None:

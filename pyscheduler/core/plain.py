@@ -1,7 +1,7 @@
-"""Results of the allocator as plain JSON values: the names that ``--json`` promises.
+"""Results of the allocator as plain JSON values: the names that ``--json`` and the operator door promise.
 
-Fields keep the names of :mod:`pyscheduler.core.results` but for a few that are a word of Python there (``class``,
-``from``), and ``at``, which is a time in ms since the epoch wherever it stands.
+Fields keep the names of :mod:`pyscheduler.core.results` and :mod:`pyscheduler.core.jobs` but for a few that are a word
+of Python there (``class``, ``from``), and ``at``, which is a time in ms since the epoch wherever it stands.
 """
 
 from __future__ import annotations
@@ -96,6 +96,16 @@ def pool_detail(value: results.PoolDetail) -> Document:
     }
 
 
+def decision(value: results.PoolDecision) -> Document:
+    return {
+        "pool": value.pool,
+        "origin": value.origin,
+        "matches": value.matches,
+        "chosen": value.chosen,
+        "failed": list(value.failed),
+    }
+
+
 def candidate(value: results.Candidate) -> Document:
     return {
         "pool": value.pool,
@@ -152,6 +162,7 @@ def reconcile_report(value: results.ReconcileReport) -> Document:
         "braked": value.braked,
         "suspended_ms": value.suspended_ms,
         "violations": value.violations,
+        "ended_jobs": value.ended_jobs,
     }
 
 
@@ -180,7 +191,7 @@ def check_report(value: results.CheckReport) -> Document:
     }
 
 
-def job(value: jobs.Job) -> Document:
+def _attempt(value: jobs.Attempt) -> Document:
     return {
         "job_id": value.job_id,
         "attempt": value.attempt,
@@ -190,6 +201,12 @@ def job(value: jobs.Job) -> Document:
         "pool": value.pool,
         "version": value.version,
         "slots": value.slots,
+    }
+
+
+def job(value: jobs.Job) -> Document:
+    return {
+        **_attempt(value),
         "tenant": value.tenant,
         "owner": value.owner,
         "session": value.session,
@@ -200,19 +217,7 @@ def job(value: jobs.Job) -> Document:
 
 
 def reservation(value: jobs.Reservation, *, plan: bool) -> Document:
-    return {
-        "job_id": value.job_id,
-        "attempt": value.attempt,
-        "state": str(value.state),
-        "node_id": value.node_id,
-        "epoch": value.epoch,
-        "pool": value.pool,
-        "version": value.version,
-        "slots": value.slots,
-        "lease_end_at": value.lease_end_ms,
-        "fresh": value.fresh,
-        "plan": plan,
-    }
+    return {**_attempt(value), "lease_end_at": value.lease_end_ms, "fresh": value.fresh, "plan": plan}
 
 
 def job_status(value: jobs.JobStatus) -> Document:

@@ -1,0 +1,92 @@
+"""Which pools a job is looked for in, and in which order; what a request rules out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from pyscheduler.core.jobs import JobRequest
+from pyscheduler.errors import (
+    NoNode,
+)
+from tests.cells import limited_cell
+from tests.harness import GRACE_MS, Cell, document_of, facts_of, pool
+from tests.reserving import many, reasons, reserve
+
+
+async def test_a_node_is_found_by_what_it_can_do_whatever_its_pool_is_called(cell: Cell) -> None:
+    await cell.register("a", "de", "en", "zh")
+    assert (await reserve(cell, "j")).pool == "de-en-zh"
+
+
+async def test_an_empty_class_and_a_full_pool_hide_nothing_behind_them(cell: Cell) -> None:
+    for number in range(12):
+        session = (await cell.register(f"gone-{number}", facts=facts_of("en", "zh", gpu_memory_gb=(number,)))).session
+        await cell.allocator.release(session, grace_ms=GRACE_MS, reason="closed")
+    await cell.register("small", "en", "zh")
+    await cell.register("large", "de", "en", "zh")
+    assert Counter(one.node_id for one in await many(cell, 8)) == {"small": 4, "large": 4}
+    assert await reasons(cell) == {"no_slot": 2, "not_ready": 12}
+
+
+async def test_pools_are_tried_in_the_order_that_is_documented(cell: Cell) -> None:
+    declared = [pool("b", labels={"x": "1"}), pool("a", labels={"x": "2"}, priority=5), pool("own", labels={"x": "3"})]
+    tenants = [{"name": "acme", "pool": "own"}, {"name": "strict", "pool": "own", "strict": True}]
+    await cell.allocator.sync(document_of(*declared, selection={"slots_per_node": 1}, tenants=tenants))
+    for name, label in (("b", "1"), ("a", "2"), ("own", "3")):
+        await cell.register(name, facts=facts_of("de", "en", "fr", "zh", labels={"x": label}))
+    await cell.register("four", "de", "en", "es", "zh")
+    await cell.register("three", "de", "en", "zh")
+    await cell.register("two", "en", "zh")
+    found = [one.node_id for one in await many(cell, 2, JobRequest("zh", "en", tenant="acme"))]
+    found += [(await reserve(cell, f"further-{number}")).node_id for number in range(4)]
+    assert found == ["own", "two", "a", "b", "three", "four"]
+    assert await reasons(cell, JobRequest("zh", "en", tenant="strict")) == {"no_slot": 1, "tenant": 5}
+
+
+async def test_what_a_request_may_rule_out(cell: Cell) -> None:
+    await cell.register("a", facts=facts_of("de", "en", "zh", labels={"zone": "eu"}, private=True))
+    for request, expected in (
+        (JobRequest("zh", "en", labels={"zone": "us"}, tenant="t"), {"labels": 1}),
+        (JobRequest("zh", "en"), {"not_public": 1}),
+        (JobRequest("zh", "en", scope="exact", tenant="t"), {"scope": 1}),
+        (JobRequest("zh", "en", exclude=("a",), tenant="t"), {"excluded": 1}),
+        (JobRequest("zh", "en", exclude_pools=("de-en-zh",), tenant="t"), {"pool_excluded": 1}),
+        (JobRequest("zh", "en", slots=5, tenant="t"), {"no_slot": 1}),
+        (JobRequest("zh", "fr", tenant="t"), {"no_pair": 1}),
+        (JobRequest("zh", "en", services=("translate",), tenant="t"), {"no_pair": 1}),
+    ):
+        assert await reasons(cell, request) == expected
+    await cell.allocator.hold("a", owner="ops", reason="repair")
+    assert await reasons(cell, JobRequest("zh", "en", tenant="t")) == {"draining": 1}
+
+
+async def test_what_nobody_has_is_named(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    with pytest.raises(NoNode, match="no node has asr:xx, service:magic") as refused:
+        await reserve(cell, "j", JobRequest("xx", "en", services=("magic",)))
+    assert refused.value.missing == ("asr:xx", "service:magic")
+
+
+async def test_a_route_is_never_older_than_the_configuration_or_the_classes(cell: Cell) -> None:
+    assert await reasons(cell) == {}
+    first = await cell.register("a", "en", "zh")
+    assert (await reserve(cell, "j1")).version == first.version
+    await cell.allocator.sync(document_of(pool("english", semantic={"contains": ["en"]}, priority=1)))
+    found = await reserve(cell, "j2")
+    assert (found.pool, found.version) == ("english", await cell.allocator.version())
+    await cell.register("b", facts=facts_of("en", "zh", gpu_memory_gb=(80,)))
+    assert (await reserve(cell, "j3")).node_id == "b"
+    await cell.allocator.sync(
+        document_of(pool("english", semantic={"contains": ["en"]}), selection={"slots_per_node": 1})
+    )
+    assert await reasons(cell) == {"no_slot": 2}
+
+
+async def test_routes_that_are_remembered_are_bounded(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_ROUTES=2) as cell:
+        await cell.register("a", "de", "en", "fr", "zh")
+        for src in ("de", "en", "fr", "zh"):
+            await reserve(cell, f"from-{src}", JobRequest(src, "en"))
+            assert await cell.store.command("HLEN", cell.store.key("routes")) <= 3
