@@ -8,16 +8,21 @@ from ``tools.lua_coverage``, which must have been run since lua/ changed last.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
 
+from pyscheduler.embedded.process import Child
 from tools.lua_coverage import Coverage, lua_files, use_files
 from tools.mutation_run import KILLED, SURVIVED, UNTESTED, Options, choose, parse_options, run, say
 from tools.mutations import Mutant
@@ -30,6 +35,28 @@ TEST_LIMIT_S = 20
 
 _RECENT_KILLERS = 5
 _CONTROLS = 20
+
+
+class _Servers:
+    """The servers that this process starts."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        start = Child.__init__
+
+        def starting(child: Child, program: Path, home: Path, *args: Any, **options: Any) -> None:
+            start(child, program, home, *args, **options)
+            self._children.append(child)
+
+        Child.__init__ = starting  # type: ignore[method-assign,assignment]
+
+    def kill(self) -> None:
+        """Ends them all, whatever they are busy with."""
+        for child in self._children:
+            if child.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+        self._children.clear()
 
 
 class Runner:
@@ -46,6 +73,7 @@ class Runner:
             lines.sort()
         self._killers: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT_KILLERS))
         self._items: dict[str, pytest.Item] = {}
+        self._servers = _Servers()
         self.status = 2
 
     @pytest.hookimpl(tryfirst=True)
@@ -71,8 +99,25 @@ class Runner:
         for number, nodeid in enumerate(tests, 1):
             if self._fails(self._items[nodeid]):
                 self._killers[mutant.file].appendleft(nodeid)
+                self._recover()
                 return KILLED, f"test {number} of {len(tests)}: {nodeid}"
         return SURVIVED, f"{len(tests)} tests"
+
+    def _recover(self) -> None:
+        """A script that never ends leaves a server that answers nobody: every later mutant would count as noticed."""
+        use_files(self._files)
+        cheapest = self._items[min(self._items.keys() & self._coverage.tests.keys(), key=self._taken)]
+        if not self._fails(cheapest):
+            return
+        self._servers.kill()
+        with contextlib.suppress(Exception):  # the fixtures find their server dead
+            cheapest.session._setupstate.teardown_exact(None)
+        if self._fails(cheapest):
+            raise SystemExit(f"with nothing wrong this fails: {cheapest.nodeid}")
+
+    def _taken(self, nodeid: str) -> tuple[bool, int, str]:
+        taken_ms, reached = self._coverage.tests[nodeid]
+        return not reached, taken_ms, nodeid
 
     def _tests_of(self, mutant: Mutant, budget_s: float) -> Iterator[str]:
         """Those that run the statement: what noticed another mutant of the file, then by rank."""

@@ -11,6 +11,7 @@ import pytest
 from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from tests.cells import limited_cell
 from tests.harness import LEASE_MS, Cell, document_of, facts_of
+from tests.oracle import read_state
 
 ZH_EN = JobRequest("zh", "en")
 TALK = JobRequest("zh", "en", session="talk")
@@ -84,6 +85,35 @@ async def test_chance_gives_a_node_its_last_slots_and_no_more(cell: Cell) -> Non
     assert await planned(cell, 8) == {"NoNode": 8}
 
 
+async def test_by_chance_the_full_are_not_drawn(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "random", "slots_per_node": 1}))
+    await classes(cell, 12)
+    for number in range(8):
+        await reserve(cell, f"full-{number}")
+    found = await planned(cell, 100)
+    assert len(found) == 4
+    assert set(found.values()) <= set(range(12, 42)), found
+
+
+async def test_who_is_drawn_and_cannot_take_the_job_gives_way_to_the_next(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "random"}))
+    await classes(cell, 8)
+    found = await planned(cell, 100, JobRequest("zh", "en", exclude=tuple(f"class-1-{place}" for place in (0, 2, 4, 6))))
+    assert len(found) == 4
+    assert set(found.values()) <= set(range(12, 42)), found
+
+
+async def test_who_takes_the_place_of_another_keeps_its_own_load(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "random", "slots_per_node": 1}))
+    for place in range(8):
+        await cell.register(f"n{place}", "en", "zh", load=place / 10)
+    others = JobRequest("zh", "en", exclude=("n0", "n2", "n4", "n6"))
+    taken = {await reserve(cell, f"job-{number}", others) for number in range(4)}
+    assert taken == {"n1", "n3", "n5", "n7"}
+    ready = (await read_state(cell.store)).ready
+    assert ready == pytest.approx({f"n{place}": 1024 + place / 10 + 2 * (place % 2) for place in range(8)})
+
+
 async def test_by_chance_a_job_gets_no_node_that_it_excludes_and_one_call_knows_what_it_has_given(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "random", "slots_per_node": 1}))
     await classes(cell, 8)
@@ -107,6 +137,15 @@ async def test_a_session_comes_back_to_its_node_whatever_the_load_of_that(cell: 
     await cell.allocator.finish_job("first", 1, owner="me")
     await cell.register("class-1-1", facts=facts_of("en", "zh", gpu_memory_gb=(1,)), load=load)
     assert await reserve(cell, "second", TALK) == "class-1-1"
+
+
+async def test_a_session_comes_back_to_a_node_of_a_further_class(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
+    await classes(cell, 1, 1)
+    away = JobRequest("zh", "en", session="talk", exclude=("class-1-0",))
+    assert await reserve(cell, "first", away) == "class-2-0"
+    await cell.allocator.finish_job("first", 1, owner="me")
+    assert await reserve(cell, "second", TALK) == "class-2-0"
 
 
 async def test_a_session_that_excludes_its_node_or_needs_more_than_that_has_gets_another(cell: Cell) -> None:
@@ -186,6 +225,15 @@ async def test_the_least_loaded_of_the_leases_is_taken(
         for number, load in enumerate(loads):
             await cell.register(f"n{load}", "en", "zh", load=load, lease_ms=LEASE_MS + number)
         assert await found_by(cell, 1) == {"n0.3"}
+
+
+async def test_reserved_slots_count_as_their_share_also_among_the_leases(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_LOOKED_CLASS=2) as cell:
+        await cell.register("some", "en", "zh", load=0.1)
+        await reserve(cell, "j")
+        await dead(cell, 3)
+        await cell.register("none", "en", "zh", load=0.3)
+        assert await found_by(cell, 1) == {"some"}
 
 
 async def test_a_class_that_can_be_looked_at_needs_no_leases(redis_url: str, namespace: str) -> None:
