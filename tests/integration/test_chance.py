@@ -98,7 +98,9 @@ async def test_by_chance_the_full_are_not_drawn(cell: Cell) -> None:
 async def test_who_is_drawn_and_cannot_take_the_job_gives_way_to_the_next(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "random"}))
     await classes(cell, 8)
-    found = await planned(cell, 100, JobRequest("zh", "en", exclude=tuple(f"class-1-{place}" for place in (0, 2, 4, 6))))
+    found = await planned(
+        cell, 100, JobRequest("zh", "en", exclude=tuple(f"class-1-{place}" for place in (0, 2, 4, 6)))
+    )
     assert len(found) == 4
     assert set(found.values()) <= set(range(12, 42)), found
 

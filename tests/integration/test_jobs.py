@@ -80,18 +80,28 @@ async def test_an_empty_class_and_a_full_pool_hide_nothing_behind_them(cell: Cel
 
 
 async def test_pools_are_tried_in_the_order_that_is_documented(cell: Cell) -> None:
-    declared = [pool("b", labels={"x": "1"}), pool("a", labels={"x": "2"}, priority=5), pool("own", labels={"x": "3"})]
+    declared = [pool("a", labels={"x": "1"}), pool("b", labels={"x": "2"}, priority=5), pool("own", labels={"x": "3"})]
     tenants = [{"name": "acme", "pool": "own"}, {"name": "strict", "pool": "own", "strict": True}]
     await cell.allocator.sync(document_of(*declared, selection={"slots_per_node": 1}, tenants=tenants))
-    for name, label in (("b", "1"), ("a", "2"), ("own", "3")):
-        await cell.register(name, facts=facts_of("de", "en", "fr", "zh", labels={"x": label}))
+    for name, label, more in (("a", "1", ()), ("b", "2", ("fr",)), ("own", "3", ("fr",))):
+        await cell.register(name, facts=facts_of("de", "en", *more, "zh", labels={"x": label}))
     await cell.register("four", "de", "en", "es", "zh")
     await cell.register("three", "de", "en", "zh")
     await cell.register("two", "en", "zh")
     found = [one.node_id for one in await many(cell, 2, JobRequest("zh", "en", tenant="acme"))]
     found += [(await reserve(cell, f"further-{number}")).node_id for number in range(4)]
-    assert found == ["own", "two", "a", "b", "three", "four"]
+    assert found == ["own", "two", "b", "a", "three", "four"]
     assert await reasons(cell, JobRequest("zh", "en", tenant="strict")) == {"no_slot": 1, "tenant": 5}
+
+
+async def test_pools_that_are_otherwise_alike_are_tried_by_their_names(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 1}))
+    others = ["ja", "de", "pt", "fr", "ko", "es", "it", "nl"]
+    for other in others:
+        await cell.register(other, "en", "zh", other)
+    pools = [one.pool for one in await many(cell, len(others))]
+    assert pools == sorted(pools)
+    assert len(set(pools)) == len(others)
 
 
 async def test_what_a_request_may_rule_out(cell: Cell) -> None:

@@ -105,4 +105,6 @@ def test_the_schema_says_the_same() -> None:
     assert rule["name"]["pattern"] == "^[A-Za-z0-9._:-]{1,64}$"
     assert rule["name"]["examples"] == ["acme"]
     assert rule["pool"]["pattern"] == "^[a-z0-9][a-z0-9._-]{0,127}$"
-    assert PoolDocument.model_validate({"tenants": [{"name": "t" * 64, "pool": "p" * 128}]}).tenants[0].pool == "p" * 128
+    assert (
+        PoolDocument.model_validate({"tenants": [{"name": "t" * 64, "pool": "p" * 128}]}).tenants[0].pool == "p" * 128
+    )

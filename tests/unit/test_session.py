@@ -567,6 +567,7 @@ def test_a_node_that_the_store_does_not_know_any_more_is_registered_under_its_ol
     socket = ready()
     socket.send(beat(gpu_percent=70))
     (call,) = socket.fail(SessionLost(NODE, unknown=True))
+    assert [note.level for note in notes(socket, "lost_by_store")] == ["info"]
     assert isinstance(call, Register)
     assert call.epoch == 7
     assert call.report.load == 0.7
@@ -672,6 +673,14 @@ def test_a_refused_id_ends_the_session() -> None:
     actions = socket.fail(NodeIdConflict("taken", "other-instance"))
     assert "held by a live session on instance other-instance" in only_error(actions)["message"]
     ends_as_superseded(socket, actions)
+
+
+def test_a_close_says_what_is_not_ascii_in_ascii() -> None:
+    socket = Socket()
+    socket.send(HEAD.register(node_id="taken"))
+    socket.fail(NodeIdConflict("taken", "gehört-uns"))
+    (close,) = socket.closes
+    assert close.reason.endswith("instance geh\\xf6rt-uns")
 
 
 def test_a_takeover_does_not_concern_a_socket_that_is_not_registered() -> None:
