@@ -33,8 +33,10 @@ TABLES = {"lua/lib/limits.lua"}
 TEST_LIMIT_S = 20
 """A test that takes longer hangs: each takes a fraction of that, and has deadlines of its own."""
 
-_RECENT_KILLERS = 5
+_RECENT_KILLERS = 12
 _CONTROLS = 20
+_OVERHEAD_MS = 100
+"""What each test takes beside its own time, about."""
 
 
 class _Servers:
@@ -73,6 +75,7 @@ class Runner:
             lines.sort()
         self._killers: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT_KILLERS))
         self._items: dict[str, pytest.Item] = {}
+        self._ranks: dict[str, dict[str, float]] = {}
         self._servers = _Servers()
         self.status = 2
 
@@ -87,7 +90,7 @@ class Runner:
 
     def _control(self) -> None:
         """With nothing wrong the cheapest tests pass, also when they are run a second time."""
-        for nodeid in 2 * sorted(self._items.keys() & self._coverage.tests.keys(), key=self._rank)[:_CONTROLS]:
+        for nodeid in 2 * sorted(self._items.keys() & self._coverage.tests.keys(), key=self._taken)[:_CONTROLS]:
             if self._fails(self._items[nodeid]):
                 raise SystemExit(f"with nothing wrong this fails: {nodeid}")
 
@@ -130,17 +133,23 @@ class Runner:
             if nodeid in self._items and not numbers.isdisjoint(reached)
         }
         recent = [nodeid for nodeid in dict.fromkeys(self._killers[mutant.file]) if nodeid in reaching]
+        rank = self._rank(mutant.file)
         spent_ms = 0
-        for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=self._rank)]):
+        for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=lambda nodeid: (rank[nodeid], nodeid))]):
             spent_ms += reaching[nodeid]
             if spent_ms > budget_s * 1000 and nodeid not in recent:
                 return
             yield nodeid
 
-    def _rank(self, nodeid: str) -> tuple[float, str]:
-        """Cheap ones first. One that calls the scripts directly may cost more: it looks closer."""
-        taken_ms = self._coverage.tests[nodeid][0]
-        return taken_ms / 20 if nodeid.startswith("tests/lua/") else taken_ms, nodeid
+    def _rank(self, file: str) -> dict[str, float]:
+        """Of each test, less for what is to be tried first: what runs much of the file, and takes little time."""
+        if file not in self._ranks:
+            of_file = {number for number, point in enumerate(self._coverage.points) if point.file == file}
+            self._ranks[file] = {
+                nodeid: (taken_ms + _OVERHEAD_MS) / (len(of_file.intersection(reached)) + 1) ** 2
+                for nodeid, (taken_ms, reached) in self._coverage.tests.items()
+            }
+        return self._ranks[file]
 
     def _fails(self, item: pytest.Item) -> bool:
         item._initrequest()  # type: ignore[attr-defined]  # as it was before it ran last
