@@ -182,6 +182,7 @@ def main() -> int:
         "-p",
         "no:cacheprovider",
         "--no-summary",
+        "--tb=native",
     ]
     pytest.main(arguments, plugins=[runner])
     return runner.status

@@ -168,6 +168,16 @@ async def test_jobs_without_a_session_go_to_the_least_loaded(cell: Cell) -> None
     assert await cell.store.command("HLEN", cell.store.key("affinities")) == 1
 
 
+async def test_where_sessions_have_no_node_of_their_own_the_least_loaded_is_taken(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
+    await classes(cell, 2)
+    away = JobRequest("zh", "en", session="talk", exclude=("class-1-0",))
+    assert await reserve(cell, "first", away) == "class-1-1"
+    await cell.allocator.finish_job("first", 1, owner="me")
+    await cell.allocator.sync(document_of())
+    assert await reserve(cell, "second", TALK) == "class-1-0"
+
+
 # --- behind the dead --------------------------------------------------------------------------------------------------
 
 

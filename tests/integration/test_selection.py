@@ -138,6 +138,7 @@ async def test_few_classes_are_all_compared_and_of_equally_good_ones_the_first_i
     async with limited_cell(redis_url, namespace, MAX_COMPARED=3) as cell:
         await classes(cell, (0.5, 0.5, 0.5))
         assert {await planned(cell, f"j{number}") for number in range(6)} == {"class-1"}
+        assert await planned(cell, "j", ("class-1",)) == "class-2"
         await cell.register("class-3", facts=facts_of("en", "zh", gpu_memory_gb=(3,)), load=0.4, lease_ms=LONG_MS)
         assert {await planned(cell, f"k{number}") for number in range(6)} == {"class-3"}
 
@@ -173,12 +174,31 @@ async def test_behind_many_dead_ones_a_node_that_has_jobs_is_taken_first(cell: C
     assert await nodes_of(cell, ["b"]) == ["busy"]
 
 
-async def test_behind_few_dead_ones_the_best_is_found(cell: Cell) -> None:
+@pytest.mark.parametrize("count", [10, 40])
+async def test_behind_few_dead_ones_the_best_is_found(cell: Cell, count: int) -> None:
     await cell.register("busy", "en", "zh", lease_ms=LONG_MS)
     assert await nodes_of(cell, ["a"]) == ["busy"]
-    await dead(cell, 10)
+    await dead(cell, count)
     await cell.register("free", "en", "zh", load=0.01, lease_ms=LONG_MS)
     assert await nodes_of(cell, ["b"]) == ["free"]
+
+
+async def test_behind_many_dead_ones_a_node_with_too_few_slots_is_not_taken(cell: Cell) -> None:
+    await cell.register("busy", "en", "zh", lease_ms=LONG_MS)
+    assert await nodes_of(cell, ["a", "b", "c"]) == ["busy"] * 3
+    await dead(cell, 70)
+    with pytest.raises(NoNode):
+        await cell.allocator.reserve("j", JobRequest("zh", "en", slots=2), owner="me", lease_ms=LONG_MS)
+    assert await nodes_of(cell, ["d"]) == ["busy"]
+
+
+@pytest.mark.parametrize("bound", ["MAX_LOOKED_CLASS", "MAX_LOOKED"])
+@pytest.mark.parametrize("before", [0, 4])
+async def test_the_last_node_that_may_be_looked_at_is(redis_url: str, namespace: str, bound: str, before: int) -> None:
+    async with limited_cell(redis_url, namespace, **{bound: before + 1}) as cell:
+        await dead(cell, before)
+        await cell.register("alive", "en", "zh", lease_ms=LONG_MS, load=0.5)
+        assert await planned(cell, "j") == "alive"
 
 
 async def test_behind_many_dead_ones_a_free_node_is_found_where_there_is_no_other(cell: Cell) -> None:

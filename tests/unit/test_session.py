@@ -644,6 +644,7 @@ def test_a_second_registration_that_a_limit_keeps_out_is_answered_once() -> None
 def ends_as_superseded(socket: Socket, actions: Any) -> None:
     assert only_error(actions)["code"] == "NODE_ID_CONFLICT"
     assert actions[-1].code is CloseCode.SUPERSEDED
+    assert [note.level for note in notes(socket, "superseded")] == ["warning"]
     assert socket.close() == []  # the node is not ours to release
 
 
@@ -751,7 +752,7 @@ def test_job_messages_are_answered_since_no_job_was_assigned(kind: str, known: b
     error = only_error(socket.send({"type": kind, "job_id": "job-7", "attempt_id": 1, "session_id": "s"}))
     assert error["code"] == "INVALID_SESSION"
     assert "job-7" in error["message"]
-    assert len(notes(socket, "job_message")) == 1
+    assert [note.level for note in notes(socket, "job_message")] == ["debug"]
     assert socket.call is None
 
 
