@@ -372,7 +372,9 @@ def test_a_heartbeat_counts_for_the_node_of_its_own_socket() -> None:
 def test_a_bad_heartbeat_is_answered_and_changes_nothing() -> None:
     socket = ready()
     bad = HEAD.heartbeat(NODE, State(languages=("{tag}",)))
-    assert "'{tag}' is no language code" in only_error(socket.send(bad))["message"]
+    message = only_error(socket.send(bad))["message"]
+    assert "'{tag}' is no language code" in message
+    assert "more" not in message
     assert only_error(socket.send(beat(cpu_percent="x")))["code"] == "INVALID_MESSAGE"
     assert socket.tick() == []  # not even its lease is renewed
     assert socket.send(HEAD.heartbeat(NODE)) == [Touch(None, None)]
@@ -567,7 +569,7 @@ def test_a_node_that_the_store_does_not_know_any_more_is_registered_under_its_ol
     socket = ready()
     socket.send(beat(gpu_percent=70))
     (call,) = socket.fail(SessionLost(NODE, unknown=True))
-    assert [note.level for note in notes(socket, "lost_by_store")] == ["info"]
+    assert len(notes(socket, "lost_by_store")) == 1
     assert isinstance(call, Register)
     assert call.epoch == 7
     assert call.report.load == 0.7
@@ -644,7 +646,7 @@ def test_a_second_registration_that_a_limit_keeps_out_is_answered_once() -> None
 def ends_as_superseded(socket: Socket, actions: Any) -> None:
     assert only_error(actions)["code"] == "NODE_ID_CONFLICT"
     assert actions[-1].code is CloseCode.SUPERSEDED
-    assert [note.level for note in notes(socket, "superseded")] == ["warning"]
+    assert len(notes(socket, "superseded")) == 1
     assert socket.close() == []  # the node is not ours to release
 
 
@@ -752,7 +754,7 @@ def test_job_messages_are_answered_since_no_job_was_assigned(kind: str, known: b
     error = only_error(socket.send({"type": kind, "job_id": "job-7", "attempt_id": 1, "session_id": "s"}))
     assert error["code"] == "INVALID_SESSION"
     assert "job-7" in error["message"]
-    assert [note.level for note in notes(socket, "job_message")] == ["debug"]
+    assert len(notes(socket, "job_message")) == 1
     assert socket.call is None
 
 
