@@ -8,16 +8,21 @@ from ``tools.lua_coverage``, which must have been run since lua/ changed last.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
 
+from pyscheduler.embedded.process import Child
 from tools.lua_coverage import Coverage, lua_files, use_files
 from tools.mutation_run import KILLED, SURVIVED, UNTESTED, Options, choose, parse_options, run, say
 from tools.mutations import Mutant
@@ -28,8 +33,32 @@ TABLES = {"lua/lib/limits.lua"}
 TEST_LIMIT_S = 20
 """A test that takes longer hangs: each takes a fraction of that, and has deadlines of its own."""
 
-_RECENT_KILLERS = 5
+_RECENT_KILLERS = 12
 _CONTROLS = 20
+_OVERHEAD_MS = 100
+"""What each test takes beside its own time, about."""
+
+
+class _Servers:
+    """The servers that this process starts."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        start = Child.__init__
+
+        def starting(child: Child, program: Path, home: Path, *args: Any, **options: Any) -> None:
+            start(child, program, home, *args, **options)
+            self._children.append(child)
+
+        Child.__init__ = starting  # type: ignore[method-assign,assignment]
+
+    def kill(self) -> None:
+        """Ends them all, whatever they are busy with."""
+        for child in self._children:
+            if child.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+        self._children.clear()
 
 
 class Runner:
@@ -46,6 +75,8 @@ class Runner:
             lines.sort()
         self._killers: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_RECENT_KILLERS))
         self._items: dict[str, pytest.Item] = {}
+        self._ranks: dict[str, dict[str, float]] = {}
+        self._servers = _Servers()
         self.status = 2
 
     @pytest.hookimpl(tryfirst=True)
@@ -59,7 +90,7 @@ class Runner:
 
     def _control(self) -> None:
         """With nothing wrong the cheapest tests pass, also when they are run a second time."""
-        for nodeid in 2 * sorted(self._items.keys() & self._coverage.tests.keys(), key=self._rank)[:_CONTROLS]:
+        for nodeid in 2 * sorted(self._items.keys() & self._coverage.tests.keys(), key=self._taken)[:_CONTROLS]:
             if self._fails(self._items[nodeid]):
                 raise SystemExit(f"with nothing wrong this fails: {nodeid}")
 
@@ -71,8 +102,25 @@ class Runner:
         for number, nodeid in enumerate(tests, 1):
             if self._fails(self._items[nodeid]):
                 self._killers[mutant.file].appendleft(nodeid)
+                self._recover()
                 return KILLED, f"test {number} of {len(tests)}: {nodeid}"
         return SURVIVED, f"{len(tests)} tests"
+
+    def _recover(self) -> None:
+        """A script that never ends leaves a server that answers nobody: every later mutant would count as noticed."""
+        use_files(self._files)
+        cheapest = self._items[min(self._items.keys() & self._coverage.tests.keys(), key=self._taken)]
+        if not self._fails(cheapest):
+            return
+        self._servers.kill()
+        with contextlib.suppress(Exception):  # the fixtures find their server dead
+            cheapest.session._setupstate.teardown_exact(None)
+        if self._fails(cheapest):
+            raise SystemExit(f"with nothing wrong this fails: {cheapest.nodeid}")
+
+    def _taken(self, nodeid: str) -> tuple[bool, int, str]:
+        taken_ms, reached = self._coverage.tests[nodeid]
+        return not reached, taken_ms, nodeid
 
     def _tests_of(self, mutant: Mutant, budget_s: float) -> Iterator[str]:
         """Those that run the statement: what noticed another mutant of the file, then by rank."""
@@ -85,17 +133,23 @@ class Runner:
             if nodeid in self._items and not numbers.isdisjoint(reached)
         }
         recent = [nodeid for nodeid in dict.fromkeys(self._killers[mutant.file]) if nodeid in reaching]
+        rank = self._rank(mutant.file)
         spent_ms = 0
-        for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=self._rank)]):
+        for nodeid in dict.fromkeys([*recent, *sorted(reaching, key=lambda nodeid: (rank[nodeid], nodeid))]):
             spent_ms += reaching[nodeid]
             if spent_ms > budget_s * 1000 and nodeid not in recent:
                 return
             yield nodeid
 
-    def _rank(self, nodeid: str) -> tuple[float, str]:
-        """Cheap ones first. One that calls the scripts directly may cost more: it looks closer."""
-        taken_ms = self._coverage.tests[nodeid][0]
-        return taken_ms / 20 if nodeid.startswith("tests/lua/") else taken_ms, nodeid
+    def _rank(self, file: str) -> dict[str, float]:
+        """Of each test, less for what is to be tried first: what runs much of the file, and takes little time."""
+        if file not in self._ranks:
+            of_file = {number for number, point in enumerate(self._coverage.points) if point.file == file}
+            self._ranks[file] = {
+                nodeid: (taken_ms + _OVERHEAD_MS) / (len(of_file.intersection(reached)) + 1) ** 2
+                for nodeid, (taken_ms, reached) in self._coverage.tests.items()
+            }
+        return self._ranks[file]
 
     def _fails(self, item: pytest.Item) -> bool:
         item._initrequest()  # type: ignore[attr-defined]  # as it was before it ran last
@@ -128,6 +182,7 @@ def main() -> int:
         "-p",
         "no:cacheprovider",
         "--no-summary",
+        "--tb=native",
     ]
     pytest.main(arguments, plugins=[runner])
     return runner.status

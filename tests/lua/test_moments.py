@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pyscheduler import Allocator, NodeReport
+from pyscheduler.core.jobs import JobRequest
+from pyscheduler.errors import NoNode
 from pyscheduler.scripts import calls
 from tests.harness import Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, with_argument
@@ -261,3 +263,33 @@ async def test_a_record_says_when_its_session_was_registered(still: Cell) -> Non
     assert await registered_at() == BEGIN
     await still.register("a", "de", session_id="2")
     assert await registered_at() == BEGIN + 7
+
+
+async def test_a_node_gets_jobs_until_its_lease_ends(still: Cell) -> None:
+    await still.register("a", "en", "zh", lease_ms=LEASE)
+    await still.advance(LEASE - 1)
+    request = JobRequest("zh", "en")
+    reserved = await still.allocator.reserve("j1", request, owner="me", lease_ms=LEASE)
+    assert (reserved.node_id, reserved.lease_end_ms) == ("a", BEGIN + LEASE - 1 + LEASE)
+    await still.advance(1)
+    with pytest.raises(NoNode) as refused:
+        await still.allocator.reserve("j2", request, owner="me", lease_ms=LEASE)
+    assert refused.value.reasons == {"lapsed": 1}
+
+
+async def test_a_session_is_remembered_for_ten_minutes_from_its_last_job_on(still: Cell) -> None:
+    await still.allocator.sync(document_of(selection={"strategy": "affinity"}))
+    await still.register("a", "en", "zh", lease_ms=86_400_000)
+    talk = JobRequest("zh", "en", session="talk")
+    for number in range(2):
+        await still.allocator.reserve(f"j{number}", talk, owner="me", lease_ms=LEASE)
+        assert (await read_state(still.store)).due["@talk"] == await now(still) + 600_000
+        await still.advance(LEASE)
+
+
+async def test_an_ended_job_is_remembered_for_ten_minutes(still: Cell) -> None:
+    await still.register("a", "en", "zh", lease_ms=86_400_000)
+    await still.allocator.reserve("j", JobRequest("zh", "en"), owner="me", lease_ms=LEASE)
+    await still.advance(7)
+    status = await still.allocator.finish_job("j", 1, owner="me")
+    assert status.lease_end_ms == (await read_state(still.store)).due["j"] == BEGIN + 7 + 600_000

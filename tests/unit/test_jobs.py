@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyscheduler.core.jobs import JobRequest, JobState
+from pyscheduler.core.jobs import NO_NODE_REASONS, JobAsk, JobRequest, JobState
 from pyscheduler.errors import InvalidInput
 
 IDS = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=12)
@@ -17,7 +17,12 @@ IDS = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_siz
 
 def test_a_request_is_in_normal_form() -> None:
     request = JobRequest(
-        "ZH", "en-US", services=("tts", "ASR", "asr"), labels={"zone": "eu", "disk": "ssd"}, exclude=("b", "a", "b")
+        "ZH",
+        "en-US",
+        services=("tts", "ASR", "asr"),
+        labels={"zone": "eu", "disk": "ssd"},
+        exclude=("b", "a", "b"),
+        exclude_pools=("q", "p"),
     )
     assert (request.src, request.tgt, request.services) == ("zh", "en-us", ("asr", "tts"))
     assert request.exclude == ("a", "b")
@@ -31,9 +36,30 @@ def test_a_request_is_in_normal_form() -> None:
         "labels": '{"disk":"ssd","zone":"eu"}',
         "scope": "",
         "exclude": "a b",
-        "exclude_pools": "",
+        "exclude_pools": "p q",
     }
     assert JobRequest("zh", "en").arguments()["labels"] == ""
+    assert JobAsk("j", request).attempt == 1
+
+
+def test_a_request_is_frozen() -> None:
+    given = {"zone": "eu"}
+    request = JobRequest("zh", "en", labels=given)
+    given["zone"] = "us"
+    assert request.labels == {"zone": "eu"}
+    with pytest.raises(TypeError):
+        request.labels["zone"] = "us"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("scope", ["", "eligible", "exact"])
+def test_each_scope_may_be_asked_for(scope: str) -> None:
+    assert JobRequest("zh", "en", scope=scope).scope == scope
+
+
+def test_as_many_names_as_are_allowed() -> None:
+    names = tuple(f"n{number:02}" for number in range(64))
+    request = JobRequest("zh", "en", services=names, exclude=names, exclude_pools=names)
+    assert request.services == request.exclude == request.exclude_pools == names
 
 
 @given(st.permutations(["asr", "nmt", "tts"]), st.permutations(["n1", "n2", "n3"]), st.permutations(["p", "q"]))
@@ -82,6 +108,7 @@ def test_each_part_of_a_request_is_in_its_digest(changed: dict[str, Any]) -> Non
         ({"exclude": ("a b",)}, "node"),
         ({"exclude": tuple(f"n{number}" for number in range(65))}, "exclude: 65 given, at most 64 are allowed"),
         ({"exclude_pools": ("EN",)}, "pool"),
+        ({"exclude_pools": tuple(f"p{number}" for number in range(65))}, "exclude_pools: 65 given, at most 64"),
         ({"services": tuple(f"s{number}" for number in range(65))}, "services: 65 given, at most 64 are allowed"),
     ],
 )
@@ -99,3 +126,9 @@ def test_tenants_and_sessions_are_kept_as_they_are(tenant: str, session: str) ->
 
 def test_states_are_words() -> None:
     assert list(JobState) == ["reserved", "running", "finished", "failed", "released", "lapsed", "lost"]
+
+
+def test_reasons_are_words_in_the_order_in_which_a_node_is_looked_at() -> None:
+    against_its_class = ["no_pair", "labels", "not_public", "scope", "no_pool", "tenant", "pool_excluded"]
+    against_itself = ["excluded", "draining", "not_ready", "lapsed", "no_slot", "passed_over", "not_looked_at"]
+    assert list(NO_NODE_REASONS) == [*against_its_class, *against_itself, "quota"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyscheduler.core.limits import MAX_REPEATED_CHARS
+from pyscheduler.core.limits import MAX_REPEATED_CHARS, MAX_USAGE_BYTES
 from pyscheduler.core.profile import usage_of
 from pyscheduler.core.protocol import FrameError, NodeHeartbeat, ResourceUsage, parse_frame
 from pyscheduler.core.repeat import Repeat
@@ -117,6 +117,13 @@ def test_what_differs_elsewhere_is_no_repeat(text: str) -> None:
     assert read(text) is None
 
 
+def test_a_usage_with_each_of_its_members_is_read() -> None:
+    text = with_usage(json.dumps(dict.fromkeys(FIELDS, 1)))
+    told = read(text)
+    assert told is not None
+    assert agrees(text, told)
+
+
 def test_its_metrics_are_part_of_its_usage_each_time() -> None:
     message = {**MESSAGE, "asr_metrics": {"b": [1.0, None], "a": "é"}, "rerun_metrics": {}, "processing_metrics": None}
     text = json.dumps(message)
@@ -124,6 +131,34 @@ def test_its_metrics_are_part_of_its_usage_each_time() -> None:
     assert told is not None
     assert agrees(text, told)
     assert json.loads(told[1])["asr_metrics"] == message["asr_metrics"]
+
+
+def test_a_usage_may_be_as_long_as_is_kept_and_no_longer() -> None:
+    def of_bytes(size: int) -> str:
+        told = {"cpu_percent": 1, "mem_percent": 1, "running_jobs": 1}
+        around = len(json.dumps({**told, "asr_metrics": {"x": ""}}, separators=(",", ":")))
+        metrics = {"x": "y" * (size - around)}
+        return json.dumps({**MESSAGE, "resource_usage": told, "asr_metrics": metrics, "processing_metrics": None})
+
+    longest, longer = of_bytes(MAX_USAGE_BYTES), of_bytes(MAX_USAGE_BYTES + 1)
+    told = read(longest, learned(longest))
+    assert told is not None
+    assert len(told[1]) == MAX_USAGE_BYTES
+    assert agrees(longest, told)
+    assert read(longer, learned(longer)) is None
+
+
+def test_a_text_as_long_as_is_kept_can_be_repeated() -> None:
+    around = len(json.dumps({**MESSAGE, "x": ""}))
+    longest, longer = (json.dumps({**MESSAGE, "x": "y" * (MAX_REPEATED_CHARS - around + more)}) for more in (0, 1))
+    assert (len(longest), len(longer)) == (MAX_REPEATED_CHARS, MAX_REPEATED_CHARS + 1)
+    assert read(longest, learned(longest)) is not None
+    assert learned(longer) is None
+
+
+@pytest.mark.parametrize("usage", [{"x": {}}, {"x": "\\"}, {"x": "\u00e9"}])
+def test_one_whose_own_usage_could_be_no_repeat_is_not_kept(usage: dict[str, Any]) -> None:
+    assert learned(json.dumps({**MESSAGE, "resource_usage": MESSAGE["resource_usage"] | usage})) is None
 
 
 def test_what_is_too_long_or_in_another_order_is_not_kept() -> None:

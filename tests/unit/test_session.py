@@ -372,7 +372,9 @@ def test_a_heartbeat_counts_for_the_node_of_its_own_socket() -> None:
 def test_a_bad_heartbeat_is_answered_and_changes_nothing() -> None:
     socket = ready()
     bad = HEAD.heartbeat(NODE, State(languages=("{tag}",)))
-    assert "'{tag}' is no language code" in only_error(socket.send(bad))["message"]
+    message = only_error(socket.send(bad))["message"]
+    assert "'{tag}' is no language code" in message
+    assert "more" not in message
     assert only_error(socket.send(beat(cpu_percent="x")))["code"] == "INVALID_MESSAGE"
     assert socket.tick() == []  # not even its lease is renewed
     assert socket.send(HEAD.heartbeat(NODE)) == [Touch(None, None)]
@@ -567,6 +569,7 @@ def test_a_node_that_the_store_does_not_know_any_more_is_registered_under_its_ol
     socket = ready()
     socket.send(beat(gpu_percent=70))
     (call,) = socket.fail(SessionLost(NODE, unknown=True))
+    assert len(notes(socket, "lost_by_store")) == 1
     assert isinstance(call, Register)
     assert call.epoch == 7
     assert call.report.load == 0.7
@@ -643,6 +646,7 @@ def test_a_second_registration_that_a_limit_keeps_out_is_answered_once() -> None
 def ends_as_superseded(socket: Socket, actions: Any) -> None:
     assert only_error(actions)["code"] == "NODE_ID_CONFLICT"
     assert actions[-1].code is CloseCode.SUPERSEDED
+    assert len(notes(socket, "superseded")) == 1
     assert socket.close() == []  # the node is not ours to release
 
 
@@ -672,6 +676,14 @@ def test_a_refused_id_ends_the_session() -> None:
     actions = socket.fail(NodeIdConflict("taken", "other-instance"))
     assert "held by a live session on instance other-instance" in only_error(actions)["message"]
     ends_as_superseded(socket, actions)
+
+
+def test_a_close_says_what_is_not_ascii_in_ascii() -> None:
+    socket = Socket()
+    socket.send(HEAD.register(node_id="taken"))
+    socket.fail(NodeIdConflict("taken", "gehört-uns"))
+    (close,) = socket.closes
+    assert close.reason.endswith("instance geh\\xf6rt-uns")
 
 
 def test_a_takeover_does_not_concern_a_socket_that_is_not_registered() -> None:
