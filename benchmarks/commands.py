@@ -23,6 +23,7 @@ from benchmarks.population import (
     end_call,
     node_id,
     profile,
+    reconcile_call,
     reserve_call,
     sync_call,
     upsert_call,
@@ -31,6 +32,7 @@ from benchmarks.population import (
 from benchmarks.server import StoreServer, Usage
 from benchmarks.suite import Bench, Group, Opened, Table
 from benchmarks.wire import Answer, pack
+from pyscheduler.core.results import ReconcileLimits
 from pyscheduler.scripts import calls, load_scripts
 from pyscheduler.scripts.calls import Call
 
@@ -177,6 +179,54 @@ end
 return reply
 """
 
+# Arguments: those of upkeep.
+_EXPIRE = """
+local call = redis.call
+local CONFIG, _, CLASSES, CLASS_FACTS, CLASS_INDEX, CAPABILITIES, MEMBERS, READY = unpack(KEYS)
+local LEASES, SESSIONS, NODES, USAGE, _, EVENTS, INSTANCES = unpack(KEYS, 9)
+local _, JOBS, DUE, RESERVED, TENANTS, AFFINITIES = unpack(KEYS, 16)
+call(
+  'HMGET', CONFIG, 'schema', 'version', 'auto', 'selection', 'next_pool', 'epoch_floor', 'ticked_at', 'suspended_until',
+  'went_back', 'braked', 'class_cursor', 'node_cursor'
+)
+local now = call('TIME')[1] .. '000'
+call('ZCOUNT', LEASES, '-inf', now)
+for _, key in ipairs({ MEMBERS, READY, CAPABILITIES, DUE }) do
+  call('ZCARD', key)
+end
+for _, key in ipairs({ CLASS_FACTS, CLASS_INDEX, NODES, USAGE, JOBS, TENANTS, AFFINITIES }) do
+  call('HLEN', key)
+end
+call('XLEN', EVENTS)
+call('HGETALL', INSTANCES)
+local ids = call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, ARGV[3])
+call('HMGET', SESSIONS, unpack(ids))
+call('HMGET', RESERVED, unpack(ids))
+call('HMGET', CLASSES, unpack(call('ZMSCORE', MEMBERS, unpack(ids))))
+call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 500)
+for _, key in ipairs({ MEMBERS, READY, LEASES }) do
+  call('ZREM', key, unpack(ids))
+end
+for _, key in ipairs({ SESSIONS, NODES, USAGE }) do
+  call('HDEL', key, unpack(ids))
+end
+for _, node_id in ipairs(ids) do
+  call(
+    'XADD', EVENTS, 'MAXLEN', '~', 100000, '*', 'type', 'node.expired', 'at', 9000000000000, 'version', 2,
+    'node_id', node_id, 'pool', 'pool-05', 'from', 'pool-05', 'class', 5, 'reason', 'lease_lapsed'
+  )
+end
+call(
+  'HSET', CONFIG, 'ticked_at', now, 'suspended_until', '0', 'went_back', '0', 'epoch_floor', '0', 'braked', '0',
+  'class_cursor', '0', 'node_cursor', '0'
+)
+call(
+  'XADD', EVENTS, 'MAXLEN', '~', 100000, '*', 'type', 'reconcile.ran', 'at', 9000000000000, 'version', 2,
+  'expired', ARGV[3], 'released', '0', 'dropped_classes', '0', 'placed_classes', '0', 'violations', '0'
+)
+return { 'OK', '2', ARGV[3], '0', '0', '0', '1000', '0', '0', '0', '0', '0', '0', '0' }
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
@@ -207,6 +257,7 @@ class _Alone:
         self._touch = server.client.script_load(_TOUCH)
         self._register = server.client.script_load(_REGISTER)
         self._reserve = server.client.script_load(_RESERVE)
+        self._expire = server.client.script_load(_EXPIRE)
         self._work, self._batches = work, batches
         self._rounds = itertools.count(1)
 
@@ -273,6 +324,20 @@ class _Alone:
             alone.append(self._packed(self._reserve, "reserve_slots", written))
         name = f"reserve, {count} a call" if count > 1 else "reserve, alone"
         return _Pair(name, count, ours, alone, answer_to(count), lambda: self._give_back(ids, ready))
+
+    def expiries(self) -> _Pair:
+        call, count = reconcile_call(), ReconcileLimits().expire
+        steps = self._work // count
+        # One more than they take: a step that leaves none does more than expire.
+        self._population.lapse(steps * count + 1)
+        ours = [self._population.packed(call)] * steps
+        alone = [self._packed(self._expire, "reconcile", call.argv)] * steps
+        answer = Answer(29, b"*14\r\n$2\r\nOK\r\n")
+        return _Pair("expiry", count, ours, alone, answer, lambda: self._lapse_again(steps * count + 1))
+
+    def _lapse_again(self, count: int) -> None:
+        self._population.lapse(count)
+        self._population.forget_events()
 
     def _give_back(self, ids: Sequence[str], ready: Mapping[str, float]) -> None:
         key, client = self._population.key, self._server.client
@@ -370,6 +435,9 @@ def _commands(bench: Bench) -> Opened:
         served = Population(server, "jobs")
         served.fill(0, _NODES)
         jobs_alone = _Alone(server, served, work, bench.scale.batches)
+        upkept = Population(server, "upkeep")
+        upkept.fill(0, _NODES)
+        upkeep_alone = _Alone(server, upkept, work, bench.scale.batches)
         turns = itertools.count(1)
 
         def row(name: str, count: int, ours: Usage, by_itself: Usage, calls_made: int) -> None:
@@ -382,6 +450,7 @@ def _commands(bench: Bench) -> Opened:
                 alone.touches("heartbeat, load and usage", "0.5000", usage_json()),
                 *(alone.registrations(count) for count in (1, 16, 64)),
                 *(jobs_alone.reservations(count) for count in (1, 16, 64)),
+                upkeep_alone.expiries(),
             ]
             for pair in pairs:
                 alone.assert_same_commands(pair)

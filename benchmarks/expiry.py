@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from benchmarks.population import FOREVER_MS, GRACE_MS, LEASE_MS, Population, node_id
+from benchmarks.population import Population, reconcile_call
 from benchmarks.stall import other_client
 from benchmarks.suite import Bench, Group, Opened, Table
-from pyscheduler.core.results import ReconcileLimits
-from pyscheduler.scripts import calls
-from pyscheduler.scripts.calls import Call
 
 _ROW = "expiry of a node"
 _STAYING = 1000
-
-
-def _reconcile(limits: ReconcileLimits) -> Call:
-    return calls.reconcile(
-        lease_ms=LEASE_MS,
-        force=True,
-        expire=limits.expire,
-        scan=limits.scan,
-        grace_ms=GRACE_MS,
-        brake_permille=1000,  # the brake is off: the whole fleet lapses here on purpose
-        brake_floor=limits.brake_floor,
-        brake_expire=limits.brake_expire,
-        min_interval_ms=0,
-    )
 
 
 @contextmanager
@@ -34,7 +17,7 @@ def _expiry(bench: Bench) -> Opened:
     with bench.server() as server:
         population = Population(server, "expiry")
         population.fill(0, _STAYING)
-        call = _reconcile(ReconcileLimits())
+        call = reconcile_call()
 
         def expire_all() -> int:
             expired = 0
@@ -42,25 +25,15 @@ def _expiry(bench: Bench) -> Opened:
                 expired += step
             return expired
 
-        def lapse() -> None:
-            """Nodes whose lease has ended, and a reconcile that has not been away."""
-            population.fill(0, bench.scale.expiring, prefix="x-", lease_ms=FOREVER_MS)
-            names = [node_id(number, "x-") for number in range(bench.scale.expiring)]
-            for first in range(0, len(names), 1000):
-                server.client.zadd(population.key("leases"), dict.fromkeys(names[first : first + 1000], 1))
-            seconds, micros = server.client.time()
-            ticked = {"ticked_at": seconds * 1000 + micros // 1000, "suspended_until": 0}
-            server.client.hset(population.key("config"), mapping=ticked)
-
         def measure() -> None:
-            lapse()
+            population.lapse(bench.scale.expiring)
             with other_client(server.address) as quiet, server.measured() as nothing:
                 while nothing.script_calls < 200:
                     server.client.ping()
                     nothing.script_calls += 1
             with other_client(server.address) as stall, server.measured() as usage:
                 expired = expire_all()
-            lapse()
+            population.lapse(bench.scale.expiring)
             held = server.held_ms(expire_all)
             population.forget_events()
             bench.row(

@@ -15,6 +15,7 @@ from pyscheduler.core.document import PoolDocument
 from pyscheduler.core.facts import Facts
 from pyscheduler.core.profile import NodeProfile, usage_of
 from pyscheduler.core.protocol import parse_frame
+from pyscheduler.core.results import ReconcileLimits
 from pyscheduler.scripts import calls
 from pyscheduler.scripts.calls import Call
 from tests.fixtures.clients import HEAD, State
@@ -160,6 +161,16 @@ class Population:
         found: list[str] = self.server.client.hmget(self.key("sessions"), list(names))
         return found
 
+    def lapse(self, count: int) -> None:
+        """Nodes besides the others whose lease has ended, and a reconcile that has not been away."""
+        self.fill(0, count, prefix="x-")
+        names = [node_id(number, "x-") for number in range(count)]
+        for first in range(0, count, 1000):
+            self.server.client.zadd(self.key("leases"), dict.fromkeys(names[first : first + 1000], 1))
+        seconds, micros = self.server.client.time()
+        ticked = {"ticked_at": seconds * 1000 + micros // 1000, "suspended_until": 0}
+        self.server.client.hset(self.key("config"), mapping=ticked)
+
     def forget_nodes(self, names: Sequence[str]) -> None:
         """Take nodes out again, past the scripts: what comes next is to find as many nodes as before."""
         with self.server.client.pipeline(transaction=False) as remove:
@@ -195,6 +206,22 @@ def reserve_call(job_id: str, node_class: int, *, session: str = "") -> Call:
         exclude="",
         exclude_pools="",
         digest="ab",
+    )
+
+
+def reconcile_call() -> Call:
+    """A step with the default limits and without the brake: here a whole fleet lapses on purpose."""
+    limits = ReconcileLimits()
+    return calls.reconcile(
+        lease_ms=LEASE_MS,
+        force=True,
+        expire=limits.expire,
+        scan=limits.scan,
+        grace_ms=GRACE_MS,
+        brake_permille=1000,
+        brake_floor=limits.brake_floor,
+        brake_expire=limits.brake_expire,
+        min_interval_ms=0,
     )
 
 

@@ -43,6 +43,7 @@ local MEMBERS, READY, HISTORY, EVENTS, TENANT_RULES = KEYS[6], KEYS[7], KEYS[8],
 --@include lib/history.lua
 --@include lib/bulk.lua
 --@include lib/facts.lua
+--@include lib/classes.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
 --@include lib/rules.lua
@@ -136,16 +137,7 @@ redis.call('XLEN', EVENTS)
 redis.call('ZCARD', CAPABILITIES)
 local former_rules = redis.call('HGETALL', TENANT_RULES)
 
-local class_map = redis.call('HGETALL', CLASSES)
-local pool_of, numbers = {}, {}
-for index = 1, #class_map, 2 do
-  if class_map[index] ~= '' then
-    local class = tonumber(class_map[index])
-    numbers[#numbers + 1] = class
-    pool_of[class] = class_map[index + 1]
-  end
-end
-table.sort(numbers)
+local numbers, pool_of = read_classes()
 if config.document_digest == digest then
   local unassigned = 0
   for _, class in ipairs(numbers) do

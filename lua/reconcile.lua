@@ -5,6 +5,7 @@
 -- lease has passed: an outage of the store must not empty the pools. A step that would expire more than a stated share of the fleet
 -- goes on slowly instead, and says so once. After the clock went back, leases from before are cut to a full one.
 -- A node whose lease lapsed because the instance that held its socket has gone gets the reconnect grace that a closed socket gets, once.
+-- A step that leaves lapsed nodes to the next one, and is not braked, looks at no classes, pools or further nodes: the last one does.
 -- Reservations whose lease lapsed end, as do those of a node that is expired, in the same step.
 -- For that a gone instance is remembered until two leases after its own has lapsed, and until no lapsed node waits for a later step.
 --
@@ -65,6 +66,7 @@ local HOLDS, JOBS, DUE, RESERVED, TENANTS, AFFINITIES = KEYS[16], KEYS[17], KEYS
 --@include lib/nodes.lua
 --@include lib/bulk.lua
 --@include lib/facts.lua
+--@include lib/classes.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
 --@include lib/waiting.lua
@@ -112,9 +114,6 @@ local went_back = ticked_at and now < ticked_at or (config.went_back == '1' and 
 if away then
   suspended_until = now + lease_ms
 end
-local auto = cjson.decode(config.auto)
-local view = read_pools(auto)
-local class_map = redis.call('HGETALL', CLASSES)
 local total = redis.call('ZCARD', MEMBERS) - 1
 local lapsed = redis.call('ZCOUNT', LEASES, '-inf', digits(now))
 redis.call('ZCARD', READY)
@@ -129,10 +128,19 @@ redis.call('HLEN', TENANTS)
 redis.call('HLEN', AFFINITIES)
 redis.call('ZCARD', DUE)
 
--- Instances whose lease lapsed: whose nodes may have lost their sockets with them, and which of them are forgotten.
+-- How many nodes this step may take. One that leaves lapsed nodes to the next does nothing else but what is due of jobs: what a step
+-- does altogether is what holds the store.
 local braked = lapsed > brake_floor and lapsed * 1000 > brake_permille * total
 local allowed = braked and math.min(expire, math.max(brake_expire, math.ceil(total / 100))) or expire
 local suspended_ms = math.max(suspended_until - now, 0)
+local is_full = suspended_ms == 0 and not braked and lapsed > allowed
+local auto = cjson.decode(config.auto)
+local view, numbers, pool_of = { stored = {}, needs = {}, autos = 0 }, {}, {}
+if not is_full then
+  view, numbers, pool_of = read_pools(auto), read_classes()
+end
+
+-- Instances whose lease lapsed: whose nodes may have lost their sockets with them, and which of them are forgotten.
 local lost_instances, instances_gone = {}, {}
 local instances = redis.call('HGETALL', INSTANCES)
 for index = 1, #instances, 2 do
@@ -148,12 +156,7 @@ end
 -- Expire and release: which nodes.
 local expired, expired_ids, released, released_ids, released_leases, released_tokens = {}, {}, {}, {}, {}, {}
 local epoch_floor = tonumber(config.epoch_floor)
-local pool_of, members_gone, unplaced = {}, {}, false
-for index = 1, #class_map, 2 do
-  local class, pool = tonumber(class_map[index]) or 0, class_map[index + 1]
-  pool_of[class] = pool
-  unplaced = unplaced or (pool == '' and class > 0)
-end
+local members_gone = {}
 local due = {}
 if suspended_ms == 0 and lapsed > 0 then
   due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', digits(now), 'LIMIT', 0, allowed)
@@ -161,13 +164,17 @@ end
 if #due > 0 then
   local tokens, classes = redis.call('HMGET', SESSIONS, unpack(due)), redis.call('ZMSCORE', MEMBERS, unpack(due))
   local reserved = redis.call('HMGET', RESERVED, unpack(due))
+  for index = 1, #due do
+    classes[index] = classes[index] or '' -- the sentinel, which has no pool
+  end
+  local pools = redis.call('HMGET', CLASSES, unpack(classes))
   for index, node_id in ipairs(due) do
-    local session, class = parse_token(tokens[index]), tonumber(classes[index] or nil)
+    local session, class, pool = parse_token(tokens[index]), tonumber(classes[index]) or 0, pools[index] or ''
     local offline = session and is_offline(session.status)
     local header = session and not offline and next(lost_instances) and record_header(redis.call('HGET', NODES, node_id))
     if header and lost_instances[header.instance] then
       released_ids[#released_ids + 1] = node_id
-      released[#released + 1] = { node_id = node_id, pool = pool_of[class] or '', epoch = session.epoch }
+      released[#released + 1] = { node_id = node_id, pool = pool, epoch = session.epoch }
       released_leases[#released_leases + 1] = digits(now + grace_ms)
       released_leases[#released_leases + 1] = node_id
       released_tokens[#released_tokens + 1] = node_id
@@ -175,10 +182,8 @@ if #due > 0 then
     elseif not reserved[index] or reservations.lose_with_node(node_id, now) then
       epoch_floor = math.max(epoch_floor, session and session.epoch or 0)
       expired_ids[#expired_ids + 1] = node_id
-      expired[#expired + 1] = {
-        class = class or 0, pool = pool_of[class] or '', reason = offline and 'grace_ended' or 'lease_lapsed',
-      }
-      members_gone[class or 0] = (members_gone[class or 0] or 0) + 1
+      expired[#expired + 1] = { class = class, pool = pool, reason = offline and 'grace_ended' or 'lease_lapsed' }
+      members_gone[class] = (members_gone[class] or 0) + 1
     end
   end
 end
@@ -200,21 +205,14 @@ end
 
 -- Classes: a slice in order of their numbers, so that steps take turns over all of them. Unused ones go. A step that has many nodes to
 -- expire looks at less: what it does altogether is what holds the store.
-local look = math.max(scan - #due, 1)
-local numbers = {}
-for class in pairs(pool_of) do
-  if class > 0 then
-    numbers[#numbers + 1] = class
-  end
-end
-table.sort(numbers)
+local look = is_full and 0 or math.max(scan - #due, 1)
 local cursor, slice = tonumber(config.class_cursor) or 0, {}
 for _, class in ipairs(numbers) do
   if class > cursor and #slice < look then
     slice[#slice + 1] = class
   end
 end
-local class_cursor = #slice == look and slice[#slice] or 0
+local class_cursor = #slice < look and 0 or slice[#slice] or cursor
 local dropped, violations, users = {}, 0, {}
 for _, class in ipairs(slice) do
   local facts_json = redis.call('HGET', CLASS_FACTS, class)
@@ -230,9 +228,11 @@ for _, class in ipairs(slice) do
     violations = violations + 1
   end
 end
-local left_now = {}
+local left_now, unplaced = {}, false
 for class, pool in pairs(pool_of) do
-  if pool ~= '' then
+  if pool == '' then
+    unplaced = true
+  else
     local those = dropped[class] and left_now or users
     those[pool] = true
   end
@@ -291,7 +291,7 @@ end
 
 -- Audit a slice of the nodes.
 local node_cursor = tonumber(config.node_cursor) or 0
-local audited = redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + look - 1, 'WITHSCORES')
+local audited = is_full and {} or redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + look - 1, 'WITHSCORES')
 local audited_ids = {}
 for index = 1, #audited, 2 do
   audited_ids[#audited_ids + 1] = audited[index]
@@ -307,7 +307,7 @@ if #audited_ids > 0 then
     end
   end
 end
-node_cursor = #audited_ids == look and node_cursor + look or 0
+node_cursor = #audited_ids < look and 0 or node_cursor + look
 
 local changed_pools = #changes > 0
 local new_version = changed_pools and version + 1 or version
@@ -354,7 +354,7 @@ for _, key in ipairs({ SESSIONS, NODES, USAGE }) do
 end
 for index, node in ipairs(expired) do
   emit(
-    now, version, 'node.expired', 'node_id', expired_ids[index], 'pool', node.pool, 'from', node.pool, 'class', digits(node.class),
+    now, version, 'node.expired', 'node_id', expired_ids[index], 'pool', node.pool, 'from', node.pool, 'class', node.class,
     'reason', node.reason
   )
 end

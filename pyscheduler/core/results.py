@@ -230,7 +230,7 @@ class ReconcileLimits:
     """Bounds of one reconcile call.
 
     Args:
-        expire: nodes expired or released at most, 1..1000.
+        expire: nodes expired or released at most, 1..1000; a step that leaves some to the next does little else.
         scan: classes looked at at most, 1..1000, and nodes; less one for each node that is expired or released.
         brake_share: share of the fleet, 0..1, beyond which lapsed leases are not expired at full speed.
         brake_floor: number of lapsed leases below which the brake never acts.
@@ -238,7 +238,7 @@ class ReconcileLimits:
         min_interval_ms: a call within this time of the last one is skipped unless forced.
     """
 
-    expire: int = 100
+    expire: int = 64
     scan: int = 128
     brake_share: float = 0.3
     brake_floor: int = 20

@@ -150,6 +150,18 @@ async def upkeep_that_brakes(cell: Cell) -> Steps:
 
 
 @scenario
+async def upkeep_that_leaves_nodes_to_the_next_step(cell: Cell) -> Steps:
+    """It looks at no class, though one is unused."""
+    for node in "abc":
+        await cell.register(node, "en", "zh")
+    await cell.register("a", "de", session_id="again")
+    await pass_time(cell, 60_000)
+    yield
+    report = await cell.reconcile(expire=2)
+    assert (report.expired, report.lapsed, report.dropped_classes) == (2, 3, 0)
+
+
+@scenario
 async def upkeep_after_the_clock_went_back(cell: Cell) -> Steps:
     await cell.reconcile()
     await cell.advance(600_000)

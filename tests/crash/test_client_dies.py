@@ -9,10 +9,12 @@ from tests.crash.points import Moment
 from tests.crash.rig import Rig
 from tests.crash.scenarios import WRITING
 
+_GO_ON = ("upkeep_that_brakes", "upkeep_that_leaves_nodes_to_the_next_step")
+"""Steps that leave something go on where they stopped when they are repeated."""
 
-@pytest.mark.parametrize("name", [name for name in WRITING if name != "upkeep_that_brakes"])
+
+@pytest.mark.parametrize("name", [name for name in WRITING if name not in _GO_ON])
 def test_a_call_that_is_repeated_does_nothing_more_and_is_not_refused(rig: Rig, name: str) -> None:
-    """A step of upkeep that braked goes on where it stopped; all others have no more to do."""
     points.repeats(rig.prepare(WRITING[name]))
 
 

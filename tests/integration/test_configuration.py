@@ -415,6 +415,15 @@ async def test_a_rollback_obeys_guard_expected_version_and_dry_run(cell: Cell) -
     assert (planned.moves, planned.unassigned_nodes) == (done.moves, done.unassigned_nodes)
 
 
+async def test_moves_come_in_the_order_of_the_classes_whatever_the_order_of_the_store(cell: Cell) -> None:
+    """A hash whose values are long has no order."""
+    await cell.allocator.sync(document_of(pool("p" * 100, semantic={"contains": ["en"]})))
+    for number in range(40):
+        await cell.register(f"n{number}", facts=facts_of("en", gpu_memory_gb=(number,)))
+    change = await cell.allocator.sync(document_of(pool("english", semantic={"contains": ["en"]})))
+    assert [move.node_class for move in change.moves] == list(range(1, 41))
+
+
 @pytest.mark.parametrize(("version", "error"), [(0, InvalidInput), (-1, InvalidInput), (1, NotFound), (99, NotFound)])
 async def test_a_version_without_a_document_cannot_be_rolled_back_to(
     cell: Cell, version: int, error: type[Exception]
