@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pyscheduler.allocator.events import Events
 from pyscheduler.allocator.namespace import unexpected
@@ -12,6 +12,7 @@ from pyscheduler.core import ids
 from pyscheduler.core.ids import shown
 from pyscheduler.core.jobs import JobAsk, JobExplanation, JobRequest, JobStatus, NodeVerdict, Reservation
 from pyscheduler.core.limits import MAX_ATTEMPT, MAX_EVENT_REASON_BYTES, MAX_JOBS_OF_A_CALL
+from pyscheduler.core.results import Event
 from pyscheduler.errors import InvalidInput, NoNode, PyschedulerError
 from pyscheduler.scripts import calls
 from pyscheduler.store import Store
@@ -217,40 +218,48 @@ class Jobs(Events):
             request: as there.
             owner: as there.
             lease_ms: as there.
-            timeout_s: longest wait, in seconds, above 0.
+            timeout_s: longest wait for an event, in seconds, above 0; a call that is under way then is not cut off.
             attempt: as there.
             on_refusal: is told each time that there is none, with the reasons.
 
         Raises:
-            NoNode: there was none in all that time; the latest reasons.
+            NoNode: there was none in all that time, and nothing has been reserved; the latest reasons.
             Further ones as :meth:`reserve` and :meth:`follow`.
         """
         if not timeout_s > 0:
             raise InvalidInput(f"timeout_s must be above 0, not {shown(timeout_s)}")
-        refused: NoNode | None = None
+        end = asyncio.get_running_loop().time() + timeout_s
+        seen = await self.newest_event_id()
+        follower = self.follow(since=seen)
         try:
-            async with asyncio.timeout(timeout_s):
-                seen = await self.newest_event_id()
-                follower = self.follow(since=seen)
+            while True:
                 try:
-                    while True:
-                        try:
-                            return await self.reserve(job_id, request, owner=owner, lease_ms=lease_ms, attempt=attempt)
-                        except NoNode as error:
-                            refused = error
-                            if on_refusal is not None:
-                                on_refusal(error)
-                        # What happened before the attempt began cannot help any more.
-                        async for event in follower:
-                            if event.type in _HELPFUL and _order(event.id) > _order(seen):
-                                break
-                        seen = await self.newest_event_id()
-                finally:
-                    await follower.aclose()  # type: ignore[attr-defined]  # it is a generator
-        except TimeoutError:
-            if refused is None:
-                raise NoNode(job_id, {}, (), 0) from None
-            raise refused from None
+                    # The time-out does not cut this off: nobody would know of what it has reserved.
+                    return await self.reserve(job_id, request, owner=owner, lease_ms=lease_ms, attempt=attempt)
+                except NoNode as error:
+                    refused = error
+                    if on_refusal is not None:
+                        on_refusal(error)
+                # What happened before the attempt began cannot help any more.
+                if not await _helps(follower, seen, end):
+                    raise refused
+                seen = await self.newest_event_id()
+        finally:
+            await follower.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+
+async def _helps(follower: AsyncIterator[Event], seen: str, end: float) -> bool:
+    """Waits for an event later than ``seen`` after which there may be a node; whether it comes before ``end``."""
+    try:
+        async with asyncio.timeout_at(end):
+            async for event in follower:
+                if asyncio.get_running_loop().time() >= end:
+                    return False
+                if event.type in _HELPFUL and _order(event.id) > _order(seen):
+                    return True
+    except TimeoutError:
+        pass
+    return False
 
 
 def _order(event_id: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from tests.harness import LEASE_MS, Cell, document_of, facts_of
 from tests.oracle import read_state
 
 ZH_EN = JobRequest("zh", "en")
-TALK = JobRequest("zh", "en", session="talk")
+TALK = JobRequest("zh", "en", session="X")
 
 
 async def planned(cell: Cell, count: int, request: JobRequest = ZH_EN) -> Counter[str]:
@@ -134,7 +134,7 @@ async def test_by_chance_a_job_gets_no_node_that_it_excludes_and_one_call_knows_
 async def test_a_session_comes_back_to_its_node_whatever_the_load_of_that(cell: Cell, load: float) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "affinity", "slots_per_node": 1}))
     await classes(cell, 2)
-    away = JobRequest("zh", "en", session="talk", exclude=("class-1-0",))
+    away = JobRequest("zh", "en", session="X", exclude=("class-1-0",))
     assert await reserve(cell, "first", away) == "class-1-1"
     await cell.allocator.finish_job("first", 1, owner="me")
     await cell.register("class-1-1", facts=facts_of("en", "zh", gpu_memory_gb=(1,)), load=load)
@@ -144,7 +144,7 @@ async def test_a_session_comes_back_to_its_node_whatever_the_load_of_that(cell: 
 async def test_a_session_comes_back_to_a_node_of_a_further_class(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
     await classes(cell, 1, 1)
-    away = JobRequest("zh", "en", session="talk", exclude=("class-1-0",))
+    away = JobRequest("zh", "en", session="X", exclude=("class-1-0",))
     assert await reserve(cell, "first", away) == "class-2-0"
     await cell.allocator.finish_job("first", 1, owner="me")
     assert await reserve(cell, "second", TALK) == "class-2-0"
@@ -154,8 +154,8 @@ async def test_a_session_that_excludes_its_node_or_needs_more_than_that_has_gets
     await cell.allocator.sync(document_of(selection={"strategy": "affinity", "slots_per_node": 2}))
     await classes(cell, 2)
     first = await reserve(cell, "first", TALK)
-    away = JobRequest("zh", "en", session="talk", exclude=(first,))
-    large = JobRequest("zh", "en", session="talk", slots=2)
+    away = JobRequest("zh", "en", session="X", exclude=(first,))
+    large = JobRequest("zh", "en", session="X", slots=2)
     assert (await planned(cell, 1, away))[first] == 0
     assert (await planned(cell, 1, large))[first] == 0
     assert await reserve(cell, "second", TALK) == first
@@ -171,11 +171,21 @@ async def test_jobs_without_a_session_go_to_the_least_loaded(cell: Cell) -> None
 async def test_where_sessions_have_no_node_of_their_own_the_least_loaded_is_taken(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
     await classes(cell, 2)
-    away = JobRequest("zh", "en", session="talk", exclude=("class-1-0",))
+    away = JobRequest("zh", "en", session="X", exclude=("class-1-0",))
     assert await reserve(cell, "first", away) == "class-1-1"
     await cell.allocator.finish_job("first", 1, owner="me")
     await cell.allocator.sync(document_of())
     assert await reserve(cell, "second", TALK) == "class-1-0"
+    assert (await read_state(cell.store)).affinities == {"X": "class-1-1"}
+
+
+async def test_sessions_that_begin_in_one_call_are_bounded_together(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_AFFINITIES=2) as cell:
+        await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
+        await classes(cell, 4)
+        asks = [JobAsk(name, JobRequest("zh", "en", session=name)) for name in ("a", "b", "c")]
+        await cell.allocator.reserve_many(asks, owner="me", lease_ms=LEASE_MS)
+        assert set((await read_state(cell.store)).affinities) == {"a", "b"}
 
 
 # --- behind the dead --------------------------------------------------------------------------------------------------

@@ -124,6 +124,25 @@ async def test_conditions(cell: Cell) -> None:
         assert await ids(cell, **conditions) == expected, conditions
 
 
+async def test_jobs_of_a_node_in_each_state(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 9, "on_drain": "lose"}))
+    await cell.register("a", "en", "zh", lease_ms=10 * KEPT_MS)
+    await reserve(cell, "finished", "failed", "released", "lost", lease_ms=KEPT_MS)
+    await reserve(cell, "lapsed", lease_ms=1)
+    await cell.allocator.finish_job("finished", 1, owner="me")
+    await cell.allocator.fail_job("failed", 1, owner="me")
+    await cell.allocator.release_job("released", 1, owner="me")
+    await cell.allocator.hold("a", owner="ops", reason="repair")
+    await cell.pass_time(2)
+    await cell.reconcile()
+    await cell.allocator.lift("a", owner="ops", reason="repair")
+    await reserve(cell, "reserved", "running")
+    await cell.allocator.start_job("running", 1, owner="me", lease_ms=JOB_MS)
+    assert {state: await ids(cell, node="a", state=state) for state in JobState} == {
+        state: [state.value] for state in JobState
+    }
+
+
 async def many(cell: Cell, count: int) -> list[str]:
     """Jobs of equally long leases: what is due at one instant is in the order of its names."""
     await cell.allocator.sync(document_of(selection={"slots_per_node": 500}))

@@ -6,10 +6,9 @@ import asyncio
 
 import pytest
 
-from pyscheduler.errors import (
-    InvalidInput,
-    NoNode,
-)
+from pyscheduler.core.jobs import Reservation
+from pyscheduler.errors import InvalidInput, NoNode
+from pyscheduler.scripts.calls import Call
 from tests.harness import Cell
 from tests.reserving import JOB_MS, ZH_EN, many
 
@@ -45,3 +44,21 @@ async def test_who_waits_in_vain_is_told_why(cell: Cell) -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_an_attempt_that_is_under_way_when_the_time_is_over_is_not_cut_off(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have reserved a slot, and nobody would know."""
+    await cell.register("a", "en", "zh")
+    reservations = cell.allocator._reservations
+    run = reservations._run
+
+    async def late(call: Call) -> list[str]:
+        reply = await run(call)
+        await asyncio.sleep(0.3)
+        return reply
+
+    monkeypatch.setattr(reservations, "_run", late)
+    found = await cell.allocator.wait_for_slot("j", ZH_EN, owner="me", lease_ms=JOB_MS, timeout_s=0.1)
+    assert isinstance(found, Reservation)

@@ -75,6 +75,16 @@ async def test_attempts_that_arrive_together_have_their_events_in_the_order_in_w
     ] == [("job.reserved", "1", "new"), ("job.ended", "1", "reassigned"), ("job.reserved", "2", "reassigned")]
 
 
+async def test_what_an_attempt_gives_back_others_of_the_same_call_may_have(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 2}))
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "en", "zh", load=0.9)
+    assert (await reserve(cell, "j")).node_id == "a"
+    asks = [JobAsk("k", ZH_EN), JobAsk("j", ZH_EN, attempt=2), JobAsk("l", ZH_EN)]
+    found = await cell.allocator.reserve_many(asks, owner="me", lease_ms=JOB_MS)
+    assert [one.node_id for one in found if isinstance(one, Reservation)] == ["a", "b", "a"]
+
+
 async def test_a_further_attempt_that_finds_no_node_changes_nothing(cell: Cell) -> None:
     await cell.register("a", "en", "zh")
     await reserve(cell, "j")
@@ -150,6 +160,16 @@ async def test_jobs_are_bounded(redis_url: str, namespace: str) -> None:
         found = await many(cell, 3)
         assert [type(one) for one in found] == [Reservation, Reservation, LimitExceeded]
         await reserve(cell, "job-0")
+
+
+async def test_a_further_attempt_is_no_further_job(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_JOBS=2) as cell:
+        for name in ("a", "b"):
+            await cell.register(name, "en", "zh")
+        await reserve(cell, "j")
+        asks = [JobAsk("j", ZH_EN, attempt=2), JobAsk("k", ZH_EN)]
+        found = await cell.allocator.reserve_many(asks, owner="me", lease_ms=JOB_MS)
+        assert [type(one) for one in found] == [Reservation, Reservation]
 
 
 async def test_quotas_of_tenants(cell: Cell) -> None:

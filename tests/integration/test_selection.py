@@ -201,6 +201,14 @@ async def test_the_last_node_that_may_be_looked_at_is(redis_url: str, namespace:
         assert await planned(cell, "j") == "alive"
 
 
+async def test_no_more_nodes_are_looked_at_than_a_call_may(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_LOOKED=4) as cell:
+        for number in range(4):
+            await cell.register(f"n{number}", "en", "zh", load=0.5, lease_ms=LONG_MS)
+        await cell.register("idle", facts=facts_of("en", "zh", gpu_memory_gb=(7,)), load=0.1, lease_ms=LONG_MS)
+        assert await planned(cell, "j") == "n0"
+
+
 async def test_behind_many_dead_ones_a_free_node_is_found_where_there_is_no_other(cell: Cell) -> None:
     await dead(cell, 120)
     for name in ("one", "two"):

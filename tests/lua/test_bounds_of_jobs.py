@@ -38,6 +38,68 @@ async def test_what_a_job_asks_for_is_bounded(cell: Cell, what: str) -> None:
         await cell.store.run(with_argument(call, argument, beyond))
 
 
+@pytest.mark.parametrize(
+    ("argument", "longest", "wrong"),
+    [
+        ("after", "@" + "a" * 128, ["@" + "a" * 129, "@@a", "a b", "a/b"]),
+        ("node", "a" * 128, ["a" * 129, "a b"]),
+        ("pool", "a" * 128, ["a" * 129, "A"]),
+        ("tenant", "a" * 64, ["a" * 65, "a b"]),
+        ("owner", "a" * 64, ["a" * 65, "a b"]),
+        ("state", "live", ["dead", "Live", "v"]),
+    ],
+)
+async def test_what_a_list_of_jobs_is_narrowed_by_is_bounded(
+    cell: Cell, argument: str, longest: str, wrong: list[str]
+) -> None:
+    await populate(cell)
+    call = calls.list_jobs(after_ms=0, after="", limit=10, node="", pool="", tenant="", owner="", state="", ids=())
+    for value in ("", longest):
+        assert (await cell.store.run(with_argument(call, argument, value)))[0] == "OK"
+    for value in wrong:
+        with pytest.raises(InvalidInput):
+            await cell.store.run(with_argument(call, argument, value))
+
+
+async def test_what_jobs_must_be_is_not_taken_for_the_name_of_one(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    for name in ("j", "live"):
+        await cell.allocator.reserve(name, JobRequest("zh", "en"), owner="me", lease_ms=1000)
+    call = calls.list_jobs(
+        after_ms=0, after="", limit=10, node="", pool="", tenant="", owner="", state="live", ids=("j",)
+    )
+    reply = await cell.store.run(call)
+    assert (reply[6], reply[7]) == ("1", "j")
+
+
+async def test_after_jobs_that_are_named_comes_no_page(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    for name in ("j", "k"):
+        await cell.allocator.reserve(name, JobRequest("zh", "en"), owner="me", lease_ms=1000)
+    call = calls.list_jobs(
+        after_ms=0, after="", limit=1, node="", pool="", tenant="", owner="", state="", ids=("j", "k")
+    )
+    assert (await cell.store.run(call))[3:8] == ["2", "0", "", "1", "j"]
+
+
+@pytest.mark.parametrize("script", ["reserve_slots", "update_jobs"])
+async def test_a_call_is_about_1_to_128_jobs(cell: Cell, script: str) -> None:
+    call = baseline(await populate(cell))[script]
+    for count in (1, 128):
+        reply = await cell.store.run(calls.Call(script, call.argv * count))
+        assert [reply.count(word) for word in ("OK", "PYSCHED_BADARG")] == [count, 0]
+    for argv in ((), call.argv * 129, call.argv[:-1], (*call.argv, "x"), call.argv[: len(call.argv) // 2]):
+        with pytest.raises(InvalidInput):
+            await cell.store.run(calls.Call(script, argv))
+
+
+async def test_the_same_call_again_is_answered_as_such(cell: Cell) -> None:
+    call = baseline(await populate(cell))["reserve_slots"]
+    assert [(await cell.store.run(call))[:4] for _ in range(2)] == [
+        ["OK", fresh, "1", "reserved"] for fresh in ("1", "0")
+    ]
+
+
 def bump(selection: dict[str, Any], tenants: list[dict[str, Any]]) -> calls.Call:
     whole = document_of()
     document = json.loads(whole.canonical())

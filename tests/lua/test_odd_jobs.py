@@ -260,3 +260,11 @@ async def test_a_class_that_lost_its_pool_is_explained_all_the_same(cell: Cell) 
     await cell.register("a", "en", "zh")
     await cell.store.command("HDEL", cell.store.key("classes"), "1")
     assert (await cell.allocator.explain_job("j", ZH_EN)).node_id is None
+
+
+@pytest.mark.breaks_store
+async def test_a_class_whose_facts_are_spoilt_is_as_one_without(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.store.command("HSET", cell.store.key("class_facts"), "1", "spoilt")
+    assert (await reserve(cell, "j")).node_id == "a"
+    assert await why_none(cell, JobRequest("zh", "en", scope="exact")) == {"scope": 1}
