@@ -20,7 +20,7 @@ from pyscheduler.settings import ServeSettings
 from tests.fixtures.clients import HEAD, Client, Message, State
 from tests.support import wait_until_async
 
-RECEIVE_S = 10.0
+RECEIVE_S = 20.0
 """How long a test waits for a message. None that passes waits so long."""
 
 QUICK: dict[str, Any] = {
