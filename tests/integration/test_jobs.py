@@ -449,6 +449,15 @@ async def test_quotas_of_tenants(cell: Cell) -> None:
     assert (await reserve(cell, "two-2", two)).fresh
 
 
+async def test_a_public_job_counts_for_no_tenant(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    tenants = await cell.store.command("HGETALL", cell.store.key("tenants"))
+    await reserve(cell, "j")
+    assert await cell.store.command("HGETALL", cell.store.key("tenants")) == tenants
+    await cell.allocator.finish_job("j", 1, owner="me")
+    assert await cell.store.command("HGETALL", cell.store.key("tenants")) == tenants
+
+
 async def test_a_dry_run_changes_nothing(cell: Cell) -> None:
     await cell.register("a", "en", "zh")
     before = await read_state(cell.store)

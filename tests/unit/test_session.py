@@ -124,6 +124,8 @@ def test_a_node_that_matches_no_pool_is_acknowledged_and_told_so() -> None:
     socket.send(HEAD.register())
     _, status = sent(socket.succeed())
     assert (status["pool"], status["pool_id"], status["reason"]) == (None, None, "language set de-en")
+    (note,) = notes(socket, "registered")
+    assert note.fields == {"node_id": NODE, "pool": "", "reason": "language set de-en"}
 
 
 def test_a_heartbeat_before_the_registration_is_answered_and_changes_nothing() -> None:
@@ -364,6 +366,7 @@ def test_a_heartbeat_counts_for_the_node_of_its_own_socket() -> None:
     for _ in range(3):
         assert socket.send(HEAD.heartbeat("someone-else")) == [Touch(None, None)]
         socket.succeed()
+    assert socket.send(HEAD.heartbeat("yet-another")) == [Touch(None, None)]
     assert socket.session.node_id == NODE
     (note,) = notes(socket, "heartbeat_claims_other_id")  # said once, not every 15 s
     assert note.fields["claimed"] == "'someone-else'"
@@ -794,6 +797,16 @@ def test_endless_bad_frames_fill_no_log_and_end_the_socket() -> None:
     *_, close = socket.send("hello")
     assert close == Close(CloseCode.PROTOCOL_ABUSE, "100 bad messages in a row")
     assert socket.send(HEAD.register()) == []
+
+
+def test_after_a_repeated_heartbeat_bad_frames_are_counted_anew() -> None:
+    socket = ready(Socket(policy(max_bad_frames=3)))
+    for _ in range(3):
+        for _ in range(2):
+            socket.send("hello")
+        socket.send(HEAD.heartbeat(NODE))
+        socket.succeed()
+    assert not socket.closes
 
 
 # --- time and the end ------------------------------------------------------------------------------------------------
