@@ -85,6 +85,13 @@ def notes(socket: Socket, event: str) -> list[Note]:
     return [action for action in socket.actions if isinstance(action, Note) and action.event == event]
 
 
+def test_a_new_session_knows_its_name_and_the_time_and_nothing_of_a_node() -> None:
+    session = NodeSession("a-1-x", policy(), 1_000)
+    assert (session.session_id, session.heard_ms) == ("a-1-x", 1_000)
+    assert (session.node_id, session.session, session.status) == (None, None, None)
+    assert (session.in_flight, session.only_renews, session.closed) == (False, False, False)
+
+
 # --- registering -----------------------------------------------------------------------------------------------------
 
 
