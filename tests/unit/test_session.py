@@ -92,6 +92,25 @@ def test_a_new_session_knows_its_name_and_the_time_and_nothing_of_a_node() -> No
     assert (session.in_flight, session.only_renews, session.closed) == (False, False, False)
 
 
+def test_a_heartbeat_may_come_as_bytes() -> None:
+    socket = ready()
+    for _ in range(2):
+        assert socket.send(json.dumps(HEAD.heartbeat(NODE)).encode()) == [Touch(None, None)]
+        socket.succeed()
+
+
+def test_a_status_that_is_not_the_nodes_own_is_pushed_with_the_reason_of_the_store() -> None:
+    socket = Socket()
+    socket.send(HEAD.register())
+    _, status = sent(socket.succeed(status=NodeStatus.DEGRADED))
+    assert (status["status"], status["reason"]) == ("degraded", "language set de-en")
+
+
+def test_a_socket_that_is_closed_without_a_reason_says_so() -> None:
+    socket = ready()
+    assert socket.session.on_close(socket.now_ms) == [Release("socket_closed")]
+
+
 # --- registering -----------------------------------------------------------------------------------------------------
 
 
