@@ -111,6 +111,27 @@ def test_a_socket_that_is_closed_without_a_reason_says_so() -> None:
     assert socket.session.on_close(socket.now_ms) == [Release("socket_closed")]
 
 
+@pytest.mark.parametrize(("touched", "stale", "newer"), [(5, 4, 5), (1, 2, 3)])
+def test_what_is_older_than_the_newest_version_that_is_known_is_not_pushed(
+    touched: int, stale: int, newer: int
+) -> None:
+    """A registration has said version 3, then a heartbeat another."""
+    socket = ready()
+    socket.send(HEAD.heartbeat(NODE))
+    socket.succeed(version=touched)
+    assert socket.state(NodeStatus.READY, "other", 2, stale) == []
+    (pushed,) = sent(socket.state(NodeStatus.READY, "other", 2, newer))
+    assert (pushed["pool"], pushed["version"]) == ("other", newer)
+
+
+def test_time_means_nothing_to_a_socket_that_is_gone_while_a_call_is_in_flight() -> None:
+    socket = ready()
+    socket.send(HEAD.heartbeat(NODE))
+    socket.close()
+    assert socket.tick(10_000_000) == []
+    assert socket.succeed() == [Release("socket_closed")]
+
+
 # --- registering -----------------------------------------------------------------------------------------------------
 
 
@@ -815,7 +836,7 @@ def test_endless_bad_frames_fill_no_log_and_end_the_socket() -> None:
     socket = Socket(policy(max_bad_frames=100))
     for _ in range(99):
         socket.send("hello")
-    assert len(notes(socket, "message_refused")) == 7  # 1, 2, 4 ... 64
+    assert [note.fields["count"] for note in notes(socket, "message_refused")] == [1, 2, 4, 8, 16, 32, 64]
     socket.send({"type": "job_ack", "job_id": "j"})  # something readable: the count begins anew
     for _ in range(99):
         socket.send("hello")
