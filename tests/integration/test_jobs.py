@@ -181,11 +181,21 @@ async def test_quotas_of_tenants(cell: Cell) -> None:
         asks = [JobAsk(f"{tenant}-{number}", JobRequest("zh", "en", tenant=tenant)) for number in range(5)]
         found = await cell.allocator.reserve_many(asks, owner="me", lease_ms=JOB_MS)
         assert [type(one) for one in found] == [Reservation] * expected + [NoNode] * (5 - expected)
+    assert (await reserve(cell, "large", JobRequest("zh", "en", slots=2))).fresh, "a public job has no quota"
     two = JobRequest("zh", "en", tenant="two")
     assert await reasons(cell, two) == {"quota": 1}
     assert (await reserve(cell, "two-0", two, attempt=2)).attempt == 2, "it gives back what it takes"
     await cell.allocator.finish_job("two-1", 1, owner="me")
     assert (await reserve(cell, "two-2", two)).fresh
+
+
+async def test_a_public_job_counts_for_no_tenant(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    tenants = await cell.store.command("HGETALL", cell.store.key("tenants"))
+    await reserve(cell, "j")
+    assert await cell.store.command("HGETALL", cell.store.key("tenants")) == tenants
+    await cell.allocator.finish_job("j", 1, owner="me")
+    assert await cell.store.command("HGETALL", cell.store.key("tenants")) == tenants
 
 
 async def test_a_dry_run_changes_nothing(cell: Cell) -> None:

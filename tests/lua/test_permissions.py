@@ -7,6 +7,7 @@ can be asked.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,20 +16,35 @@ from pyscheduler.errors import StoreError
 from pyscheduler.scripts import load_scripts
 from pyscheduler.store import Store, StoreOptions
 from tests.harness import Cell
-from tests.lua.baseline import baseline, dump, populate
+from tests.lua.baseline import baseline, dump, populate, reserve_call
 
 WRITERS = [name for name, script in load_scripts().items() if "no-writes" not in script.source.splitlines()[0]]
 USER, PASSWORD = "reader", "of-tests"
 
 
+READING = ["+@read", "+@connection", "+@scripting", "+info", "+time", "+xinfo"]
+
+
 @pytest.fixture
 async def reader(cell: Cell, redis_url: str) -> AsyncIterator[Store]:
     """The namespace as a user sees it who may read only."""
+    async with store_of_user(cell, redis_url, READING) as store:
+        yield store
+
+
+@pytest.fixture
+async def keeper(cell: Cell, redis_url: str) -> AsyncIterator[Store]:
+    """The namespace as a user sees it who may take nothing out of a hash."""
+    async with store_of_user(cell, redis_url, ["+@all", "-hdel"]) as store:
+        yield store
+
+
+@asynccontextmanager
+async def store_of_user(cell: Cell, redis_url: str, allowed: list[str]) -> AsyncIterator[Store]:
     if cell.store.engine.startswith("redis 6"):
         pytest.skip("Redis 6.2 cannot be asked for a permission")
     if not urlsplit(redis_url).scheme.startswith(("redis", "unix")) or "," in redis_url or "sentinel" in redis_url:
         pytest.skip("several servers, each with users of its own")
-    allowed = ["+@read", "+@connection", "+@scripting", "+info", "+time", "+xinfo"]
     await cell.store.command("ACL", "SETUSER", USER, "reset", "on", f">{PASSWORD}", "~*", *allowed)
     scheme, _, place = redis_url.partition("://")
     store = await Store.open(f"{scheme}://{USER}:{PASSWORD}@{place}", cell.store.namespace, StoreOptions())
@@ -51,3 +67,13 @@ async def test_who_may_not_write_opens_no_namespace(cell: Cell, reader: Store) -
     with pytest.raises(StoreError, match="lacks a permission"):
         await reader.run(baseline("1:1:r:ab")["open_namespace"])
     assert await cell.store.command("EXISTS", cell.store.key("config"), cell.store.key("members")) == 0
+
+
+async def test_a_reservation_takes_something_out_only_where_an_attempt_ends(cell: Cell, keeper: Store) -> None:
+    await populate(cell)
+    await cell.register("n4", "en", "zh")
+    assert (await keeper.run(reserve_call("job-2")))[0] == "OK"
+    before = await dump(cell)
+    with pytest.raises(StoreError, match="lacks a permission"):
+        await keeper.run(reserve_call("job-1", attempt=2))
+    assert await dump(cell) == before

@@ -85,6 +85,53 @@ def notes(socket: Socket, event: str) -> list[Note]:
     return [action for action in socket.actions if isinstance(action, Note) and action.event == event]
 
 
+def test_a_new_session_knows_its_name_and_the_time_and_nothing_of_a_node() -> None:
+    session = NodeSession("a-1-x", policy(), 1_000)
+    assert (session.session_id, session.heard_ms) == ("a-1-x", 1_000)
+    assert (session.node_id, session.session, session.status) == (None, None, None)
+    assert (session.in_flight, session.only_renews, session.closed) == (False, False, False)
+
+
+def test_a_heartbeat_may_come_as_bytes() -> None:
+    socket = ready()
+    for _ in range(2):
+        assert socket.send(json.dumps(HEAD.heartbeat(NODE)).encode()) == [Touch(None, None)]
+        socket.succeed()
+
+
+def test_a_status_that_is_not_the_nodes_own_is_pushed_with_the_reason_of_the_store() -> None:
+    socket = Socket()
+    socket.send(HEAD.register())
+    _, status = sent(socket.succeed(status=NodeStatus.DEGRADED))
+    assert (status["status"], status["reason"]) == ("degraded", "language set de-en")
+
+
+def test_a_socket_that_is_closed_without_a_reason_says_so() -> None:
+    socket = ready()
+    assert socket.session.on_close(socket.now_ms) == [Release("socket_closed")]
+
+
+@pytest.mark.parametrize(("touched", "stale", "newer"), [(5, 4, 5), (1, 2, 3)])
+def test_what_is_older_than_the_newest_version_that_is_known_is_not_pushed(
+    touched: int, stale: int, newer: int
+) -> None:
+    """A registration has said version 3, then a heartbeat another."""
+    socket = ready()
+    socket.send(HEAD.heartbeat(NODE))
+    socket.succeed(version=touched)
+    assert socket.state(NodeStatus.READY, "other", 2, stale) == []
+    (pushed,) = sent(socket.state(NodeStatus.READY, "other", 2, newer))
+    assert (pushed["pool"], pushed["version"]) == ("other", newer)
+
+
+def test_time_means_nothing_to_a_socket_that_is_gone_while_a_call_is_in_flight() -> None:
+    socket = ready()
+    socket.send(HEAD.heartbeat(NODE))
+    socket.close()
+    assert socket.tick(10_000_000) == []
+    assert socket.succeed() == [Release("socket_closed")]
+
+
 # --- registering -----------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +171,8 @@ def test_a_node_that_matches_no_pool_is_acknowledged_and_told_so() -> None:
     socket.send(HEAD.register())
     _, status = sent(socket.succeed())
     assert (status["pool"], status["pool_id"], status["reason"]) == (None, None, "language set de-en")
+    (note,) = notes(socket, "registered")
+    assert note.fields == {"node_id": NODE, "pool": "", "reason": "language set de-en"}
 
 
 def test_a_heartbeat_before_the_registration_is_answered_and_changes_nothing() -> None:
@@ -364,6 +413,7 @@ def test_a_heartbeat_counts_for_the_node_of_its_own_socket() -> None:
     for _ in range(3):
         assert socket.send(HEAD.heartbeat("someone-else")) == [Touch(None, None)]
         socket.succeed()
+    assert socket.send(HEAD.heartbeat("yet-another")) == [Touch(None, None)]
     assert socket.session.node_id == NODE
     (note,) = notes(socket, "heartbeat_claims_other_id")  # said once, not every 15 s
     assert note.fields["claimed"] == "'someone-else'"
@@ -786,7 +836,7 @@ def test_endless_bad_frames_fill_no_log_and_end_the_socket() -> None:
     socket = Socket(policy(max_bad_frames=100))
     for _ in range(99):
         socket.send("hello")
-    assert len(notes(socket, "message_refused")) == 7  # 1, 2, 4 ... 64
+    assert [note.fields["count"] for note in notes(socket, "message_refused")] == [1, 2, 4, 8, 16, 32, 64]
     socket.send({"type": "job_ack", "job_id": "j"})  # something readable: the count begins anew
     for _ in range(99):
         socket.send("hello")
@@ -794,6 +844,16 @@ def test_endless_bad_frames_fill_no_log_and_end_the_socket() -> None:
     *_, close = socket.send("hello")
     assert close == Close(CloseCode.PROTOCOL_ABUSE, "100 bad messages in a row")
     assert socket.send(HEAD.register()) == []
+
+
+def test_after_a_repeated_heartbeat_bad_frames_are_counted_anew() -> None:
+    socket = ready(Socket(policy(max_bad_frames=3)))
+    for _ in range(3):
+        for _ in range(2):
+            socket.send("hello")
+        socket.send(HEAD.heartbeat(NODE))
+        socket.succeed()
+    assert not socket.closes
 
 
 # --- time and the end ------------------------------------------------------------------------------------------------
