@@ -135,9 +135,10 @@ def test_what_is_older_than_the_newest_version_that_is_known_is_not_pushed(
 def test_time_means_nothing_to_a_socket_that_is_gone_while_a_call_is_in_flight() -> None:
     socket = ready()
     socket.send(HEAD.heartbeat(NODE))
-    socket.close()
+    socket.close("server_restart")
     assert socket.tick(10_000_000) == []
-    assert socket.succeed() == [Release("socket_closed")]
+    assert socket.close("late") == []
+    assert socket.succeed() == [Release("server_restart")]
 
 
 # --- registering -----------------------------------------------------------------------------------------------------
