@@ -109,6 +109,14 @@ def test_a_status_that_is_not_the_nodes_own_is_pushed_with_the_reason_of_the_sto
 def test_a_socket_that_is_closed_without_a_reason_says_so() -> None:
     socket = ready()
     assert socket.session.on_close(socket.now_ms) == [Release("socket_closed")]
+    assert socket.session.on_close(socket.now_ms) == []
+
+
+def test_a_registration_that_the_store_calls_lost_is_not_repeated_at_once() -> None:
+    socket = ready()
+    socket.resume()
+    assert store_action(socket.fail(SessionLost(NODE, unknown=True))) is None
+    assert isinstance(store_action(socket.tick(60_000)), Register)
 
 
 @pytest.mark.parametrize(("touched", "stale", "newer"), [(5, 4, 5), (1, 2, 3)])
@@ -127,9 +135,10 @@ def test_what_is_older_than_the_newest_version_that_is_known_is_not_pushed(
 def test_time_means_nothing_to_a_socket_that_is_gone_while_a_call_is_in_flight() -> None:
     socket = ready()
     socket.send(HEAD.heartbeat(NODE))
-    socket.close()
+    socket.close("server_restart")
     assert socket.tick(10_000_000) == []
-    assert socket.succeed() == [Release("socket_closed")]
+    assert socket.close("late") == []
+    assert socket.succeed() == [Release("server_restart")]
 
 
 # --- registering -----------------------------------------------------------------------------------------------------
@@ -241,6 +250,18 @@ def test_everything_that_is_missing_is_told_before_the_close() -> None:
     actions = socket.succeed()
     assert [error["code"] for error in sent(actions)] == ["INVALID_CAPABILITY_SCHEMA", "NO_GPU_AVAILABLE"]
     assert isinstance(actions[-1], Close)
+
+
+def test_a_node_that_lacks_several_things_is_told_each() -> None:
+    demanding = AdmissionPolicy.model_validate({"gpu": {"min_memory_gb": 13}, "schema_versions": ["9.9"]})
+    socket = Socket(policy(admission=demanding))
+    socket.send(HEAD.register())
+    codes = [message["code"] for message in sent(socket.succeed(admission=demanding))]
+    assert len(codes) == 2
+    (close,) = socket.closes
+    assert close.reason == f"registration refused: {codes[0]}, {codes[1]}"
+    (note,) = notes(socket, "registration_refused")
+    assert note.fields["codes"] == f"{codes[0]}, {codes[1]}"
 
 
 def test_a_policy_that_is_not_known_yet_is_read_first() -> None:
@@ -733,7 +754,9 @@ def test_a_close_says_what_is_not_ascii_in_ascii() -> None:
     socket.send(HEAD.register(node_id="taken"))
     socket.fail(NodeIdConflict("taken", "gehört-uns"))
     (close,) = socket.closes
-    assert close.reason.endswith("instance geh\\xf6rt-uns")
+    assert close.reason.isascii()
+    assert close.reason == ascii(str(NodeIdConflict("taken", "gehört-uns"))).strip("'")[:123]
+    assert "geh\\xf6rt-uns" in close.reason
 
 
 def test_a_takeover_does_not_concern_a_socket_that_is_not_registered() -> None:
@@ -828,6 +851,7 @@ def test_bad_frames_are_answered_and_leave_the_socket_usable(known: bool) -> Non
         socket.oversize(10_000_000),
     ):
         assert only_error(actions)["code"] == "INVALID_MESSAGE"
+    assert only_error(socket.binary())["message"] == "binary frames are not used: send JSON in text frames"
     assert "at most 1048576" in only_error(socket.oversize(10_000_000))["message"]
     assert isinstance(store_action(socket.send(HEAD.heartbeat(NODE) if known else HEAD.register())), Touch | Register)
 
