@@ -85,6 +85,17 @@ async def test_chance_gives_a_node_its_last_slots_and_no_more(cell: Cell) -> Non
     assert await planned(cell, 8) == {"NoNode": 8}
 
 
+async def test_whoever_one_call_draws_stays_in_the_class_that_it_has(cell: Cell) -> None:
+    """Also where the only one of a class that is drawn has been filled by the same call."""
+    await cell.allocator.sync(document_of(selection={"strategy": "random", "slots_per_node": 3}))
+    await classes(cell, 1, 1, 1, 1)
+    asks = [JobAsk(f"job-{number}", ZH_EN) for number in range(12)]
+    await cell.allocator.reserve_many(asks, owner="me", lease_ms=LEASE_MS)
+    assert (await read_state(cell.store)).ready == {
+        f"class-{number}-0": 1024 * number + 2 * 3 for number in range(1, 5)
+    }
+
+
 async def test_by_chance_the_full_are_not_drawn(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"strategy": "random", "slots_per_node": 1}))
     await classes(cell, 12)

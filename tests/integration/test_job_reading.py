@@ -132,6 +132,7 @@ async def test_jobs_of_a_node_in_each_state(cell: Cell) -> None:
     await cell.allocator.finish_job("finished", 1, owner="me")
     await cell.allocator.fail_job("failed", 1, owner="me")
     await cell.allocator.release_job("released", 1, owner="me")
+    await cell.advance(5)  # the lease ends before the hold begins
     await cell.allocator.hold("a", owner="ops", reason="repair")
     await cell.pass_time(2)
     await cell.reconcile()
