@@ -114,4 +114,4 @@ def test_a_planted_fault_is_found(make_server: Callable[[], PlainServer], fault:
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in QUICK])
 def test_a_rarer_planted_fault_is_found(make_server: Callable[[], PlainServer], fault: str) -> None:
-    assert_found(make_server, fault, 150)
+    assert_found(make_server, fault, 400)
