@@ -22,8 +22,8 @@ from tests.servers import PlainServer
 
 T = TypeVar("T")
 
-ROUNDS = 25
-"""Nearly every fault shows in the first; one that shows only to a reader in between may need another."""
+ROUNDS = 100
+"""Nearly every fault shows in the first; one that shows only to a reader in between may need dozens on a busy machine."""
 
 
 @pytest.fixture(scope="module")
