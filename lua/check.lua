@@ -298,12 +298,24 @@ end
 if string.sub(redis.sha1hex(config.admission), 1, 16) ~= config.admission_digest then
   violation(5, 'the admission digest is not that of the admission policy')
 end
-redis.call('XLEN', EVENTS)
-redis.call('HLEN', INSTANCES)
-redis.call('HLEN', TENANT_RULES)
-redis.call('HLEN', ROUTES)
-redis.call('HLEN', AFFINITIES)
-redis.call('ZCARD', DUE)
+
+-- 11: every key is there, with its sentinel.
+for _, key in ipairs({
+  POOLS, CLASSES, CLASS_FACTS, CLASS_INDEX, SESSIONS, NODES, HOLDS, USAGE, INSTANCES,
+  JOBS, RESERVED, TENANTS, TENANT_RULES, ROUTES, AFFINITIES,
+}) do
+  if redis.call('HEXISTS', key, '') == 0 then
+    violation(11, key .. ' lacks its sentinel')
+  end
+end
+for _, key in ipairs({ CAPABILITIES, MEMBERS, READY, LEASES, DUE }) do
+  if not redis.call('ZSCORE', key, '') then
+    violation(11, key .. ' lacks its sentinel')
+  end
+end
+if redis.call('EXISTS', EVENTS) == 0 then
+  violation(11, EVENTS .. ' is gone')
+end
 if found > MAX_VIOLATIONS then
   violations[#violations + 1] = '0'
   violations[#violations + 1] = digits(found - MAX_VIOLATIONS) .. ' more violations are not listed'

@@ -70,6 +70,8 @@ class State:
     tenants: dict[str, int] = field(default_factory=dict)
     tenant_rules: dict[str, str] = field(default_factory=dict)
     affinities: dict[str, str] = field(default_factory=dict)
+    bare: list[str] = field(default_factory=list)
+    """Keys that are gone, or have lost their sentinel."""
 
 
 def _pairs(flat: list[Any]) -> dict[str, Any]:
@@ -103,6 +105,10 @@ async def read_raw(store: Store) -> dict[str, Any]:
     return dict(zip(KEY_NAMES, values, strict=True))
 
 
+def _is_whole(name: str, value: list[Any]) -> bool:
+    return bool(value) if name in ("config", "history", "events") else "" in value[::2]
+
+
 async def read_state(store: Store) -> State:
     """Every key in one look, read."""
     raw = await read_raw(store)
@@ -128,6 +134,7 @@ async def read_state(store: Store) -> State:
         tenants={tenant: int(used) for tenant, used in _pairs(raw["tenants"]).items()},
         tenant_rules=dict(zip(raw["tenant_rules"][::2], raw["tenant_rules"][1::2], strict=True)),
         affinities=_pairs(raw["affinities"]),
+        bare=[name for name in KEY_NAMES if not _is_whole(name, raw[name])],
     )
 
 
@@ -199,7 +206,7 @@ def expected_pool(state: State, facts: dict[str, Any]) -> str:
 
 def violations(state: State) -> list[str]:
     """What is wrong with a state; empty if nothing is."""
-    found: list[str] = []
+    found = [f"11: {name} lacks its sentinel" for name in state.bare]
     live = set(state.members)
     for name in ("leases", "sessions", "nodes", "usage"):
         if set(getattr(state, name)) != live:
@@ -251,7 +258,7 @@ def violations(state: State) -> list[str]:
         found.append(f"2: pool numbers repeat: {sorted(numbers)}")
     versions = [version for version, _ in state.history]
     version = int(state.config["version"])
-    if versions != list(range(versions[0], version + 1)):
+    if not versions or versions != list(range(versions[0], version + 1)):
         found.append(f"5: history holds {versions[:3]}..{versions[-3:]}, the version is {version}")
     return found + job_violations(state) + replay_violations(state)
 

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from pyscheduler.core.results import NodeStatus
+from pyscheduler.keys import KEY_NAMES
 from tests.cells import limited_cell
 from tests.harness import Cell, document_of, facts_of, pool
 from tests.oracle import read_state, violations
@@ -294,6 +295,33 @@ async def test_the_check_finds_what_is_broken(cell: Cell, name: str) -> None:
     assert {f"{one.invariant}: {one.detail}" for one in report.violations} == expected
     if name not in NOT_IN_THE_ORACLE:
         assert violations(await read_state(cell.store)), "the tests' own check finds it, too"
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("name", sorted({*KEY_NAMES} - {"config"}))
+async def test_the_check_finds_that_a_key_is_gone(cell: Cell, name: str) -> None:
+    await cell.register("a", "en", "zh")
+    assert (await cell.allocator.check()).ok
+    key = cell.store.key(name)
+    await cell.store.command("DEL", key)
+    expected = {
+        "history": "5: the newest history entry is missing, the version is 2",
+        "events": f"11: {key} is gone",
+    }.get(name, f"11: {key} lacks its sentinel")
+    report = await cell.allocator.check()
+    assert expected in {f"{one.invariant}: {one.detail}" for one in report.violations}
+    assert violations(await read_state(cell.store)), "the tests' own check finds it, too"
+
+
+@pytest.mark.breaks_store
+async def test_the_check_finds_that_a_key_has_lost_its_sentinel_alone(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.store.command("HDEL", cell.store.key("holds"), "")
+    await cell.store.command("HSET", cell.store.key("holds"), "b", '{"ops":{"reason":"x","at":1}}')
+    report = await cell.allocator.check()
+    assert [(one.invariant, one.detail) for one in report.violations] == [
+        (11, f"{cell.store.key('holds')} lacks its sentinel")
+    ]
 
 
 @pytest.mark.breaks_store
