@@ -313,7 +313,7 @@ for _, key in ipairs({ CAPABILITIES, MEMBERS, READY, LEASES, DUE }) do
     violation(11, key .. ' lacks its sentinel')
   end
 end
-if redis.call('EXISTS', EVENTS) == 0 then
+if redis.call('XLEN', EVENTS) == 0 and redis.call('EXISTS', EVENTS) == 0 then
   violation(11, EVENTS .. ' is gone')
 end
 if found > MAX_VIOLATIONS then

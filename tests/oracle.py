@@ -15,6 +15,7 @@ from typing import Any
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.store import Store
 
+WITHOUT_SENTINEL = {"config", "history", "events"}
 STATUS = {"g": "registering", "r": "ready", "d": "degraded", "o": "offline", "l": "offline"}
 
 
@@ -71,7 +72,7 @@ class State:
     tenant_rules: dict[str, str] = field(default_factory=dict)
     affinities: dict[str, str] = field(default_factory=dict)
     bare: list[str] = field(default_factory=list)
-    """Keys that are gone, or have lost their sentinel."""
+    """Keys that have no sentinel, and should."""
 
 
 def _pairs(flat: list[Any]) -> dict[str, Any]:
@@ -105,10 +106,6 @@ async def read_raw(store: Store) -> dict[str, Any]:
     return dict(zip(KEY_NAMES, values, strict=True))
 
 
-def _is_whole(name: str, value: list[Any]) -> bool:
-    return bool(value) if name in ("config", "history", "events") else "" in value[::2]
-
-
 async def read_state(store: Store) -> State:
     """Every key in one look, read."""
     raw = await read_raw(store)
@@ -134,7 +131,7 @@ async def read_state(store: Store) -> State:
         tenants={tenant: int(used) for tenant, used in _pairs(raw["tenants"]).items()},
         tenant_rules=dict(zip(raw["tenant_rules"][::2], raw["tenant_rules"][1::2], strict=True)),
         affinities=_pairs(raw["affinities"]),
-        bare=[name for name in KEY_NAMES if not _is_whole(name, raw[name])],
+        bare=[name for name in KEY_NAMES if name not in WITHOUT_SENTINEL and "" not in raw[name][::2]],
     )
 
 
