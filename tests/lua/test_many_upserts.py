@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyscheduler.core.facts import Facts
-from pyscheduler.errors import InvalidInput
+from pyscheduler.errors import InvalidInput, StoreError
 from pyscheduler.scripts import calls
 from pyscheduler.scripts.calls import Call
 from tests.harness import Cell, document_of, facts_of, pool
@@ -134,14 +134,33 @@ async def test_the_state_afterwards_is_that_of_single_calls(cell: Cell, known: d
 async def test_a_class_that_may_get_a_pool_is_taken_alone(cell: Cell, known: dict[str, str], first: Facts) -> None:
     """What follows it is left to the next call, and so is it if others come before it."""
     assert len(rows_of(await cell.store.run(Call.joined([upsert("a"), upsert("b"), upsert("c", first)])))) == 2
-    assert len(rows_of(await cell.store.run(Call.joined([upsert("c", first), upsert("d"), upsert("e")])))) == 1
-    assert {state.node_id for state in await cell.allocator.describe(list("abcde"))} == {"a", "b", "c"}
+    assert len(rows_of(await cell.store.run(Call.joined([upsert("d"), upsert("c", first)])))) == 1
+    assert len(rows_of(await cell.store.run(Call.joined([upsert("c", first), upsert("e"), upsert("f")])))) == 1
+    assert {state.node_id for state in await cell.allocator.describe(list("abcdef"))} == {"a", "b", "c", "d"}
 
 
 async def test_refusals_take_their_turn_before_a_class_without_a_pool(cell: Cell, known: dict[str, str]) -> None:
     refused = update("nobody", "7", ODD)
     rows = rows_of(await cell.store.run(Call.joined([refused, upsert("a"), update("nobody2", "7", ODD)])))
     assert [row[0] for row in rows] == ["UNKNOWN", "OK", "UNKNOWN"]
+
+
+async def test_the_reason_of_an_update_has_up_to_128_characters(cell: Cell, known: dict[str, str]) -> None:
+    longest = update("en1", known["en1"], GERMAN, reason="r" * 128)
+    assert rows_of(await cell.store.run(longest))[0][0] == "OK"
+    moved = [event for event in await cell.allocator.events() if event.type == "node.assigned"]
+    assert moved[-1].reason == "r" * 128
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize("spoilt", ["members", "ready", "leases", "usage", "events", "due"])
+async def test_a_new_class_is_not_made_where_its_node_cannot_be_written(
+    cell: Cell, known: dict[str, str], spoilt: str
+) -> None:
+    await cell.store.command("SET", cell.store.key(spoilt), "spoilt")
+    with pytest.raises(StoreError, match=f"{spoilt} is a string"):
+        await cell.store.run(upsert("new", facts_of("en", "ja")))
+    assert await cell.store.command("HLEN", cell.store.key("class_facts")) == 3 + 1
 
 
 @pytest.mark.parametrize(
