@@ -10,6 +10,7 @@ from pyscheduler.core.results import NodeStatus
 from pyscheduler.keys import KEY_NAMES
 from tests.cells import limited_cell
 from tests.harness import Cell, document_of, facts_of, pool
+from tests.lua.baseline import reserve_call
 from tests.oracle import read_state, violations
 
 GHOST_RECORD = '{"instance":"x"}\n{}'
@@ -298,6 +299,16 @@ async def test_the_check_finds_what_is_broken(cell: Cell, name: str) -> None:
 
 
 @pytest.mark.breaks_store
+async def test_two_pools_of_one_number_are_named_in_their_order(cell: Cell) -> None:
+    await cell.register("m", "mm")
+    for name in "abcdefghxyz":
+        await cell.store.command("HSET", cell.store.key("pools"), name, '{"id":1,"origin":"auto","rank":0,"match":{}}')
+        details = [one.detail for one in (await cell.allocator.check()).violations]
+        assert details == [f"pools {' and '.join(sorted([name, 'mm']))} have the same number 1"]
+        await cell.store.command("HDEL", cell.store.key("pools"), name)
+
+
+@pytest.mark.breaks_store
 @pytest.mark.parametrize("name", sorted({*KEY_NAMES} - {"config"}))
 async def test_the_check_finds_that_a_key_is_gone(cell: Cell, name: str) -> None:
     await cell.register("a", "en", "zh")
@@ -344,6 +355,25 @@ async def test_the_check_lists_a_bounded_number_of_violations_and_counts_the_res
         *listed, last = (await cell.allocator.check()).violations
         assert len(listed) == 3
         assert (last.invariant, last.detail) == (0, "2 more violations are not listed")
+
+
+async def test_the_check_takes_no_name_for_a_sentinel(cell: Cell) -> None:
+    await cell.register("X", "en", "zh")
+    await cell.store.run(reserve_call("X", tenant="X"))
+    assert (await cell.allocator.check()).ok
+    await cell.store.command("HSET", cell.store.key("tenants"), "X", "2")
+    report = await cell.allocator.check()
+    assert [one.detail for one in report.violations] == ["tenant X has 2 slots, its jobs have 1"]
+    await cell.store.command("HSET", cell.store.key("tenants"), "X", "1")
+
+
+async def test_the_check_reads_jobs_in_pages(redis_url: str, namespace: str) -> None:
+    """Names so long that Redis keeps them in a table, which it gives out in parts."""
+    async with limited_cell(redis_url, namespace, CHUNK=2) as cell:
+        for number in range(20):
+            await cell.register(f"n{number}", "en", "zh")
+            assert (await cell.store.run(reserve_call(f"{number}" + "x" * 100)))[0] == "OK"
+        assert (await cell.allocator.check()).ok
 
 
 async def test_the_check_reads_nodes_in_pages(redis_url: str, namespace: str) -> None:

@@ -206,6 +206,14 @@ async def test_a_pool_that_a_node_without_a_record_brings_has_no_author(cell: Ce
     assert fields[2:6] == ["kind", "auto_pool_created", "author", ""]
 
 
+async def test_a_class_that_the_index_alone_knows_is_in_no_pool(cell: Cell) -> None:
+    await populate(cell)
+    await damage(cell, "HDEL", "classes", "2")
+    call = baseline("1:1:r:ab")["upsert_node_to_pool"]
+    reply = await cell.store.run(with_argument(call, "facts", facts_of("en", "zh").json))
+    assert (reply[0], *reply[2:5]) == ("OK", "2", "", "0")
+
+
 async def test_a_language_set_may_begin_with_any_character_of_its_codes(cell: Cell) -> None:
     """Those that wait are found by reconcile in the index, from the first to the last."""
     names = [".", "0", "9", "_", "a", "z"]

@@ -11,6 +11,8 @@ from pyscheduler.errors import InvalidInput, StoreError
 from pyscheduler.scripts import calls
 from pyscheduler.scripts.calls import Call
 from tests.harness import Cell, document_of, facts_of, pool
+from tests.lua.baseline import reserve_call
+from tests.oracle import read_state
 
 ENGLISH, GERMAN, ODD = facts_of("en", "zh"), facts_of("de", "zh"), facts_of("fr", "zh", services=())
 
@@ -183,3 +185,23 @@ async def test_a_batch_that_is_none_is_refused_whole(
 async def test_sixty_four_are_taken(cell: Cell, known: dict[str, str]) -> None:
     rows = rows_of(await cell.store.run(Call.joined([upsert(f"n{number}") for number in range(64)])))
     assert [row[0] for row in rows] == ["OK"] * 64
+
+
+async def test_only_a_new_session_of_a_node_with_reservations_is_looked_at_for_them(cell: Cell) -> None:
+    await cell.register("n1", "en", "zh")
+    await cell.store.run(reserve_call("job-1"))
+    epoch = (await read_state(cell.store)).sessions["n1"].split(":")[0]
+    for call, expected in (
+        (upsert("idle"), {"job-1"}),
+        (update("n1", epoch, digest="cd"), {"job-1"}),
+        (upsert("n1", session_id="another"), {"job-1", "!n1"}),
+    ):
+        assert (await cell.store.run(call))[0] == "OK"
+        assert set((await read_state(cell.store)).due) == expected
+    await cell.reconcile()
+
+
+async def test_a_node_that_moves_for_no_reason_given_has_other_facts(cell: Cell, known: dict[str, str]) -> None:
+    await cell.store.run(update("en1", known["en1"], GERMAN))
+    assert (moved := (await cell.allocator.node("en1")).transition) is not None
+    assert (moved.from_pool, moved.to_pool, moved.reason) == ("english", "german", "facts_changed")
