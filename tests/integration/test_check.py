@@ -136,6 +136,10 @@ BROKEN: dict[str, tuple[list[tuple[str, ...]], set[str]]] = {
         [("ZADD", "ready", "2048", "a")],
         {"3: node a is in ready under another class than in members"},
     ),
+    "a ready node of a class after its own, with a load": (
+        [("ZADD", "ready", "2048.5", "a")],
+        {"3: node a is in ready under another class than in members"},
+    ),
     "a ready node between two classes": (
         [("ZADD", "ready", "1025.5", "a")],
         {"3: node a is in ready with a load above 1"},
@@ -357,14 +361,24 @@ async def test_the_check_lists_a_bounded_number_of_violations_and_counts_the_res
         assert (last.invariant, last.detail) == (0, "2 more violations are not listed")
 
 
-async def test_the_check_takes_no_name_for_a_sentinel(cell: Cell) -> None:
+async def test_the_check_takes_no_name_for_a_sentinel_and_none_for_a_number(cell: Cell) -> None:
     await cell.register("X", "en", "zh")
+    await cell.register("b", "en", "zh")
     await cell.store.run(reserve_call("X", tenant="X"))
+    await cell.store.run(reserve_call("7", tenant="7"))
     assert (await cell.allocator.check()).ok
     await cell.store.command("HSET", cell.store.key("tenants"), "X", "2")
     report = await cell.allocator.check()
     assert [one.detail for one in report.violations] == ["tenant X has 2 slots, its jobs have 1"]
     await cell.store.command("HSET", cell.store.key("tenants"), "X", "1")
+
+
+async def test_the_check_has_nothing_against_a_node_with_all_its_slots_reserved(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 500}))
+    await cell.register("a", "en", "zh", load=1.0)
+    for number, slots in enumerate([64] * 7 + [52]):
+        assert (await cell.store.run(reserve_call(f"job-{number}", tenant="", slots=slots)))[0] == "OK"
+    assert (await cell.allocator.check()).ok
 
 
 async def test_the_check_reads_jobs_in_pages(redis_url: str, namespace: str) -> None:

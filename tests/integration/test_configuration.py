@@ -97,6 +97,9 @@ async def test_the_document_is_kept_as_it_was_given(cell: Cell) -> None:
         ([ZONE], [pool("zone", labels={"zone": "EU"})], [("zone", "changed")]),
         ([pool("p", gpu={"min_count": 1})], [pool("p", gpu={"min_count": 1, "min_memory_gb": 1})], [("p", "changed")]),
         ([EN, DE], [DE, EN], []),
+        ([pool("p", services=["a"], priority=1)], [pool("p", labels={"a": "b"}, priority=1)], [("p", "changed")]),
+        ([pool("p", services=["a"], labels={"a": "b"})], [pool("p", labels={"a": "b"})], [("p", "changed")]),
+        ([pool("p", services=["a"], labels={"a": "b"})], [pool("p", services=["a"])], [("p", "changed")]),
     ],
 )
 async def test_the_changes_are_those_of_the_rules(

@@ -287,3 +287,9 @@ async def test_the_history_says_what_each_version_changed(cell: Cell) -> None:
     assert first[11] == document_of(EN).canonical()
     assert second[3:8:2] == ["document", "bob", "second"]
     assert json.loads(second[9]) == [{"pool": "english", "change": "removed"}]
+
+
+async def test_every_entry_of_the_capability_index_has_one_score_so_that_they_lie_by_name(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await cell.register("b", "de")
+    assert {*(await read_raw(cell.store))["capabilities"][1::2]} == {"0"}
