@@ -46,13 +46,17 @@ _RECENT_KILLERS = 5
 
 # What takes long to load and is no part of the package. A mutant's child must not have to.
 _LIBRARIES = (
+    "anyio._backends._asyncio",
+    "hypothesis.strategies",
     "prometheus_client",
     "pydantic",
     "pytest_asyncio",
+    "pytest_cov.plugin",
     "redis.asyncio",
     "rich_click",
     "uvicorn",
     "websockets",
+    "xdist",
     "yaml",
 )
 
