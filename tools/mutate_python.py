@@ -189,16 +189,16 @@ def tests_by_line() -> dict[tuple[str, int], set[str]]:
         lines = data.contexts_by_lineno(str(ROOT / file))
         by_line = {line: {context.rpartition("|")[0] for context in contexts} for line, contexts in lines.items()}
         # "" is the loading of the module: every test of it depends on that, also one that calls nothing in it.
-        own = {test for test in every_test if f"{Path(file).stem}_".startswith(f"{_subject(test)}_")}
+        own = {test for test in every_test if _subject(test) == _subject(file)}
         everything = set().union(*by_line.values()) - {""} | own
         for line, tests in by_line.items():
             found[file, line] = everything if "" in tests else tests
     return found
 
 
-def _subject(test: str) -> str:
-    """What a test is of, by its file: ``session`` for that of sessions, which is also that of their policy."""
-    return Path(test.partition("::")[0]).stem.removeprefix("test_")
+def _subject(path: str) -> str:
+    """What a file, or a test in one, is about: ``session`` for all tests of sessions, and for their policy."""
+    return Path(path.partition("::")[0]).stem.removeprefix("test_").partition("_")[0]
 
 
 def main() -> int:
