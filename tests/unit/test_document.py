@@ -78,6 +78,11 @@ def test_without_a_document_the_defaults_hold() -> None:
     assert PoolDocument.model_validate({}) == PoolDocument()
 
 
+def test_a_pool_without_a_priority_has_that_of_zero() -> None:
+    without = DeclaredPool.model_validate({"name": "a", "match": {"services": ["asr"]}})
+    assert without == pool("a", 0, services=["asr"])
+
+
 def test_what_constrains_nothing_is_not_in_the_canonical_text() -> None:
     document = PoolDocument(pools=(pool("a", services=["asr"], labels={}, gpu={"min_count": 1, "min_memory_gb": 0}),))
     assert json.loads(document.canonical())["pools"][0]["match"] == {"gpu": {"min_count": 1}, "services": ["asr"]}
@@ -250,6 +255,13 @@ def test_shares_are_kept_in_thousandths(share: float, permille: int) -> None:
 def test_canonical_data_that_is_none_is_refused_and_no_crash(text: str) -> None:
     with pytest.raises(DocumentInvalid):
         PoolDocument.from_canonical(text)
+
+
+def test_what_is_no_document_is_said_of_the_stored_one() -> None:
+    with pytest.raises(DocumentInvalid, match=r"^the stored document must be a JSON object$"):
+        PoolDocument.from_canonical("[]")
+    with pytest.raises(DocumentInvalid, match=r"^pools\.0\.match: Field required$"):
+        PoolDocument.from_canonical('{"pools":[{"name":"a"}]}')
 
 
 def test_what_a_rule_breaks_is_found_beside_what_is_wrong_in_it() -> None:
