@@ -128,6 +128,10 @@ def test_whether_one_rule_covers_another(earlier: dict[str, Any], later: dict[st
     assert shadowed(pools) == ([(0, 1)] if shadows else [])
 
 
+def test_each_shadowed_pool_is_found_with_the_first_that_shadows_it() -> None:
+    assert shadowed([pool(name, 0, {"services": ["asr"]}) for name in ("a", "b", "c")]) == [(1, 0), (2, 0)]
+
+
 def test_a_pool_shadows_none_that_meets_only_a_part_of_its_rule() -> None:
     zone = {"labels": {"zone": "eu"}}
     pools = [
