@@ -178,6 +178,7 @@ def test_how_a_pool_selects_is_part_of_its_canonical_text() -> None:
         ({"services": ["asr", "nmt", "asr"]}, 2),
         ({"labels": {"zone": "eu", "tier": "1"}}, 2),
         ({"gpu": {"min_memory_gb": 8}}, 1),
+        ({"gpu": {"min_memory_gb": 1}}, 1),
         ({"gpu": {"min_count": 1}}, 1),
         ({"gpu": {"min_count": 2, "min_memory_gb": 8}}, 2),
         ({"gpu": {"min_count": 2, "min_memory_gb": 0}}, 1),
