@@ -268,6 +268,9 @@ def test_what_is_no_document_is_said_of_the_stored_one() -> None:
 def test_what_a_rule_breaks_is_found_beside_what_is_wrong_in_it() -> None:
     with pytest.raises(ValidationError) as refused:
         LanguageRule.model_validate({"contains": ["en"], "any": ["x"]})
-    breach = refused.value.errors()[-1]
+    wrong, *_, breach = refused.value.errors()
+    assert (wrong["type"], wrong["loc"]) == ("value_error", ("any", 0))
+    assert wrong["msg"].startswith("Value error, 'x' is no language code: write it like en or zh-cn ")
+    assert wrong["msg"].endswith("(2 to 8 letters, then at most 3 parts of 1 to 8 letters or digits)")
     assert (breach["type"], breach["loc"]) == ("value_error", ())
     assert breach["msg"] == "give one of exact, contains and any, not contains and any"
