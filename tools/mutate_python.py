@@ -10,6 +10,7 @@ child takes the mutated text in place of the file. Which tests run a line comes 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -43,16 +44,27 @@ CHILD_LIMIT_S = 60
 
 _PASSED = b"passed"
 _RECENT_KILLERS = 5
+_TEST_ITSELF_MS = 5
 
 # What takes long to load and is no part of the package. A mutant's child must not have to.
 _LIBRARIES = (
+    "_hypothesis_pytestplugin",
+    "anyio._backends._asyncio",
+    "anyio.pytest_plugin",
+    "hypothesis.strategies",
+    "jsonschema",
     "prometheus_client",
-    "pydantic",
+    "pydantic.json_schema",
+    "pydantic.main",
+    "pydantic.type_adapter",
     "pytest_asyncio",
+    "pytest_cov.plugin",
     "redis.asyncio",
     "rich_click",
     "uvicorn",
     "websockets",
+    "xdist.looponfail",
+    "xdist.plugin",
     "yaml",
 )
 
@@ -100,6 +112,7 @@ class Runner:
     def run(self) -> int:
         for name in _LIBRARIES:
             importlib.import_module(name)
+        gc.freeze()  # no child has to look through what is loaded here
         return run(choose(self._files, self._options), self._options, self._try)
 
     def _try(self, mutant: Mutant, budget_s: float) -> tuple[str, str]:
@@ -108,7 +121,8 @@ class Runner:
         reaching = self._tests[mutant.file, max(lines)] if lines else set()
         if not reaching:
             return UNTESTED, "no unit test runs it"
-        tests = self._affordable(reaching, [test for test in self._killers[mutant.file] if test in reaching], budget_s)
+        killers = [test for test in self._killers[mutant.file] if test in reaching]
+        tests = self._affordable(_subject(mutant.file), reaching, killers, budget_s)
         if mutant.file not in self._sound:
             self._sound.add(mutant.file)
             if failed := self._child(replace(mutant, start=0, end=0, text=""), tests):
@@ -119,11 +133,12 @@ class Runner:
         self._killers[mutant.file].insert(0, failed)
         return KILLED, failed
 
-    def _affordable(self, reaching: set[str], first: list[str], budget_s: float) -> list[str]:
+    def _affordable(self, subject: str, reaching: set[str], first: list[str], budget_s: float) -> list[str]:
         tests: dict[str, None] = dict.fromkeys(first[:_RECENT_KILLERS])
         spent_ms = 0
-        for test in sorted(reaching, key=lambda name: (self._taken_ms.get(name, 0), name)):
-            spent_ms += self._taken_ms.get(test, 0)
+        # Those of the same subject first: they find most, and few files of tests are read for them.
+        for test in sorted(reaching, key=lambda name: (_subject(name) != subject, self._taken_ms.get(name, 0), name)):
+            spent_ms += self._taken_ms.get(test, 0) + _TEST_ITSELF_MS
             if tests and spent_ms > budget_s * 1000:
                 break
             tests[test] = None
@@ -185,16 +200,16 @@ def tests_by_line() -> dict[tuple[str, int], set[str]]:
         lines = data.contexts_by_lineno(str(ROOT / file))
         by_line = {line: {context.rpartition("|")[0] for context in contexts} for line, contexts in lines.items()}
         # "" is the loading of the module: every test of it depends on that, also one that calls nothing in it.
-        own = {test for test in every_test if f"{Path(file).stem}_".startswith(f"{_subject(test)}_")}
+        own = {test for test in every_test if _subject(test) == _subject(file)}
         everything = set().union(*by_line.values()) - {""} | own
         for line, tests in by_line.items():
             found[file, line] = everything if "" in tests else tests
     return found
 
 
-def _subject(test: str) -> str:
-    """What a test is of, by its file: ``session`` for that of sessions, which is also that of their policy."""
-    return Path(test.partition("::")[0]).stem.removeprefix("test_")
+def _subject(path: str) -> str:
+    """What a file, or a test in one, is about: ``session`` for all tests of sessions, and for their policy."""
+    return Path(path.partition("::")[0]).stem.removeprefix("test_").partition("_")[0]
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ _SECTIONS = (*_LISTS, "language_capabilities")
 _METRICS = ("rerun_metrics", "processing_metrics", "asr_metrics")
 _LANGUAGE_LISTS = ("asr_languages", "tts_languages", "semantic_languages")
 
-_NO_LANGUAGE = frozenset({"", "*", "auto", "multi"})
+_NO_LANGUAGE = frozenset({"*", "auto", "multi"})
 """What a model's language may say instead of one language."""
 
 _TYPE_IN_ID = {"asr": "asr", "whisper": "asr", "nmt": "nmt", "tts": "tts"}
@@ -90,8 +90,7 @@ class NodeProfile:
                 changed[section] = value
         if not changed:
             return self
-        profile = _profile(frame.type, {**self.declared, **changed}, self.gpus, self.schema_version)
-        return self if profile.digest == self.digest else profile
+        return _profile(frame.type, {**self.declared, **changed}, self.gpus, self.schema_version)
 
 
 _IN_USE: WeakValueDictionary[tuple[str, str], NodeProfile] = WeakValueDictionary()
@@ -142,7 +141,7 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
             services=services,
             gpu_memory_gb=tuple(gpu.memory_gb for gpu in gpus),
             labels=labels,
-            private=not declared.get("accept_public_jobs", True),
+            private=not declared["accept_public_jobs"],
         )
     except InvalidInput as error:
         raise content_error(kind, "", error) from None

@@ -30,7 +30,7 @@ class Scalar:
 
     line: int
     value: Value
-    refused: bool = False
+    refused: bool
 
 
 @dataclass(slots=True)
@@ -324,8 +324,8 @@ def _number(text: str) -> int | float:
 
 
 def _yaml_problem(error: yaml.YAMLError, text: str) -> Problem:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or "it cannot be read"
     line = mark.line + 1 if mark is not None else None
     if line is not None:
         lines = _LINE_END.split(text)

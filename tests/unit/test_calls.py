@@ -28,6 +28,7 @@ def test_what_follows_the_last_argument_is_passed_as_it_is() -> None:
 
 def test_calls_of_one_script_are_joined_in_their_order() -> None:
     first, second = calls.Call("upsert_node_to_pool", ("a", "b")), calls.Call("upsert_node_to_pool", ("c", "d"))
+    assert calls.Call.joined([first]) == first
     assert calls.Call.joined([first, second]) == calls.Call("upsert_node_to_pool", ("a", "b", "c", "d"))
 
 

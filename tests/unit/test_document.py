@@ -78,6 +78,11 @@ def test_without_a_document_the_defaults_hold() -> None:
     assert PoolDocument.model_validate({}) == PoolDocument()
 
 
+def test_a_pool_without_a_priority_has_that_of_zero() -> None:
+    without = DeclaredPool.model_validate({"name": "a", "match": {"services": ["asr"]}})
+    assert without == pool("a", 0, services=["asr"])
+
+
 def test_what_constrains_nothing_is_not_in_the_canonical_text() -> None:
     document = PoolDocument(pools=(pool("a", services=["asr"], labels={}, gpu={"min_count": 1, "min_memory_gb": 0}),))
     assert json.loads(document.canonical())["pools"][0]["match"] == {"gpu": {"min_count": 1}, "services": ["asr"]}
@@ -173,6 +178,7 @@ def test_how_a_pool_selects_is_part_of_its_canonical_text() -> None:
         ({"services": ["asr", "nmt", "asr"]}, 2),
         ({"labels": {"zone": "eu", "tier": "1"}}, 2),
         ({"gpu": {"min_memory_gb": 8}}, 1),
+        ({"gpu": {"min_memory_gb": 1}}, 1),
         ({"gpu": {"min_count": 1}}, 1),
         ({"gpu": {"min_count": 2, "min_memory_gb": 8}}, 2),
         ({"gpu": {"min_count": 2, "min_memory_gb": 0}}, 1),
@@ -252,9 +258,19 @@ def test_canonical_data_that_is_none_is_refused_and_no_crash(text: str) -> None:
         PoolDocument.from_canonical(text)
 
 
+def test_what_is_no_document_is_said_of_the_stored_one() -> None:
+    with pytest.raises(DocumentInvalid, match=r"^the stored document must be a JSON object$"):
+        PoolDocument.from_canonical("[]")
+    with pytest.raises(DocumentInvalid, match=r"^pools\.0\.match: Field required$"):
+        PoolDocument.from_canonical('{"pools":[{"name":"a"}]}')
+
+
 def test_what_a_rule_breaks_is_found_beside_what_is_wrong_in_it() -> None:
     with pytest.raises(ValidationError) as refused:
         LanguageRule.model_validate({"contains": ["en"], "any": ["x"]})
-    breach = refused.value.errors()[-1]
+    wrong, *_, breach = refused.value.errors()
+    assert (wrong["type"], wrong["loc"]) == ("value_error", ("any", 0))
+    assert wrong["msg"].startswith("Value error, 'x' is no language code: write it like en or zh-cn ")
+    assert wrong["msg"].endswith("(2 to 8 letters, then at most 3 parts of 1 to 8 letters or digits)")
     assert (breach["type"], breach["loc"]) == ("value_error", ())
     assert breach["msg"] == "give one of exact, contains and any, not contains and any"

@@ -33,10 +33,17 @@ facts_members = st.fixed_dictionaries(
 
 def test_json_is_canonical_and_leaves_empty_members_out() -> None:
     facts = Facts(
-        semantic=("zh", "en"), asr=("en",), services=("TTS", "asr"), gpu_memory_gb=(8, 24), labels={"Zone": "eu"}
+        semantic=("zh", "en"),
+        asr=("en",),
+        tts=("de",),
+        services=("TTS", "asr"),
+        gpu_memory_gb=(8, 24),
+        labels={"Zone": "eu"},
+        private=True,
     )
     assert facts.json == (
-        '{"asr":["en"],"gpu_memory_gb":[24,8],"labels":{"zone":"eu"},"semantic":["en","zh"],"services":["asr","tts"]}'
+        '{"asr":["en"],"gpu_memory_gb":[24,8],"labels":{"zone":"eu"},"private":true,'
+        '"semantic":["en","zh"],"services":["asr","tts"],"tts":["de"]}'
     )
     assert Facts().json == "{}"
     assert Facts(labels={"name": "Z\u00fcrich"}).json == '{"labels":{"name":"Z\\u00fcrich"}}'
@@ -127,6 +134,9 @@ def test_the_members_of_their_json_are_of_one_type_each() -> None:
             Facts.from_json(f'{{"{member}":{{}}}}')
     with pytest.raises(InvalidInput, match="labels must be a dict"):
         Facts.from_json('{"labels":[]}')
+    assert Facts.from_json('{"private":true}') == Facts(private=True)
+    with pytest.raises(InvalidInput, match="private must be a bool"):
+        Facts.from_json('{"private":1}')
 
 
 def test_the_memory_of_a_gpu_is_an_integer_of_32_bits() -> None:

@@ -35,7 +35,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize(
-    "check", [ids.node_id, ids.instance_id, ids.pool_name, ids.service_type, ids.job_id, ids.tenant, ids.session]
+    "check",
+    [ids.node_id, ids.instance_id, ids.pool_name, ids.service_type, ids.job_id, ids.tenant, ids.session, ids.owner],
 )
 def test_hostile_ids_are_refused_with_a_short_printable_message(check: Callable[[object], str], value: object) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -59,8 +60,10 @@ def test_bounds_are_exact() -> None:
     assert ids.job_id("j" * 128)
     assert ids.session("s" * 128)
     assert ids.tenant("t" * 64)
+    assert ids.owner("o" * 64) == "o" * 64
+    assert ids.label_key("k" * 64)
     long = (ids.node_id, ids.pool_name, ids.job_id, ids.session)
-    short = (ids.instance_id, ids.service_type, ids.tenant)
+    short = (ids.instance_id, ids.service_type, ids.tenant, ids.owner, ids.label_key)
     for check, size in [*((one, 129) for one in long), *((one, 65) for one in short)]:
         with pytest.raises(InvalidInput, match=f"{size} characters"):
             check("x" * size)
@@ -88,6 +91,15 @@ def test_labels_are_sorted_and_their_values_are_printable_text() -> None:
     for value in ["x" * 129, "a\nb", "\x1b[31m", "\ud800", 1, None]:
         with pytest.raises(InvalidInput, match="label 'zone'"):
             ids.labels({"zone": value})  # type: ignore[arg-type]
+
+
+def test_a_label_value_is_bounded_as_it_is_given_and_in_its_one_form() -> None:
+    grows = "\u0958"  # two characters in Unicode form NFC
+    assert ids.label_value("x" * 128) == "x" * 128
+    assert len(ids.label_value(grows * 64)) == 128
+    for value in ("x" * 129, grows * 65, "u\u0308" * 65):
+        with pytest.raises(InvalidInput, match="is no label value: it must be text of at most 128 printable"):
+            ids.label_value(value)
 
 
 def test_labels_are_bounded_and_a_key_is_given_once() -> None:
@@ -138,6 +150,7 @@ def test_shown_cuts_what_is_longer_than_its_limit(value: object, limit: int, tex
         (ids.job_id, "job id"),
         (ids.tenant, "tenant"),
         (ids.session, "session"),
+        (ids.owner, "owner"),
     ],
 )
 def test_what_is_refused_is_called_by_its_name(check: Callable[[str], object], what: str) -> None:

@@ -89,6 +89,15 @@ def test_a_degraded_node_recovers_at_its_next_healthy_heartbeat() -> None:
     assert node.beat(NOTHING_RUNS) is not None  # the count began anew
 
 
+@pytest.mark.parametrize(("failures", "times"), [(1, "once"), (2, "2 times in a row")])
+def test_a_node_that_is_degraded_is_told_how_often_it_failed(failures: int, times: str) -> None:
+    node = Node(LifecyclePolicy(failures_to_degrade=failures))
+    node.beat(GOOD)
+    changes = [node.beat(NOTHING_RUNS) for _ in range(failures)]
+    assert changes[:-1] == [None] * (failures - 1)
+    assert changes[-1] == StatusChange(READY, DEGRADED, f"Health check failed {times}: no service is running")
+
+
 def test_a_node_that_is_not_ready_when_the_warm_up_ends_is_degraded_and_told_why() -> None:
     node = Node()
     assert node.wait(59_999) is None

@@ -194,8 +194,18 @@ def test_an_event_has_what_applies_and_what_else_its_script_wrote() -> None:
         "class": "2",
         "pool": "told",
     }
-    assert plain.event(EVENT) == said
-    assert views.EventView.of(EVENT).model_dump(mode="json", by_alias=True, exclude_none=True) == said
+    created = results.Event("6-0", 600, "pool.created", 8, None, "en-zh", None, None, "language set", {})
+    said_of_pool = {
+        "id": "6-0",
+        "at": 600,
+        "type": "pool.created",
+        "version": 8,
+        "pool": "en-zh",
+        "reason": "language set",
+    }
+    for event, words in ((EVENT, said), (created, said_of_pool)):
+        assert plain.event(event) == words
+        assert views.EventView.of(event).model_dump(mode="json", by_alias=True, exclude_none=True) == words
 
 
 def test_a_table_of_pools_and_an_explanation() -> None:

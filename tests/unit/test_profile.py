@@ -54,6 +54,12 @@ def test_nodes_that_declare_the_same_share_one_profile() -> None:
     assert other is not first
 
 
+def test_a_node_that_takes_no_public_jobs_is_private() -> None:
+    for public in (True, False):
+        message = {**HEAD.register(node_id="n"), "accept_public_jobs": public}
+        assert NodeProfile.registered(parse_frame(json.dumps(message))).facts.private is not public
+
+
 def test_a_service_without_a_status_beside_one_with_it_runs_if_it_is_called_ready() -> None:
     services = [service("asr"), service("nmt", None)]
     older = {"capability_by_type": None, "capability_schema_version": None}

@@ -83,6 +83,7 @@ def test_exactly_the_pools_that_one_earlier_pool_covers_are_found(drawn: list[tu
         ({"semantic": {"any": ["en", "zh", "de"]}}, {"semantic": {"any": ["en", "zh"]}}, True),
         ({"semantic": {"any": ["en", "zh"]}}, {"semantic": {"any": ["en", "zh"]}}, True),
         ({"semantic": {"any": ["en"]}}, {"semantic": {"contains": ["en"]}}, True),
+        ({"semantic": {"contains": ["en"]}}, {"semantic": {"any": ["en"]}}, True),
         ({"semantic": {"contains": ["en"]}}, {"asr": {"contains": ["en"]}}, False),
         ({"services": ["asr"]}, {"services": ["asr", "nmt"]}, True),
         ({"labels": {"zone": "eu"}}, {"labels": {"zone": "us"}}, False),
@@ -125,6 +126,21 @@ def test_exactly_the_pools_that_one_earlier_pool_covers_are_found(drawn: list[tu
 def test_whether_one_rule_covers_another(earlier: dict[str, Any], later: dict[str, Any], shadows: bool) -> None:
     pools = [pool("later", 0, later), pool("earlier", 1, earlier)]
     assert shadowed(pools) == ([(0, 1)] if shadows else [])
+
+
+def test_each_shadowed_pool_is_found_with_the_first_that_shadows_it() -> None:
+    assert shadowed([pool(name, 0, {"services": ["asr"]}) for name in ("a", "b", "c")]) == [(1, 0), (2, 0)]
+
+
+def test_a_pool_shadows_none_that_meets_only_a_part_of_its_rule() -> None:
+    zone = {"labels": {"zone": "eu"}}
+    pools = [
+        pool("large", 2, {**zone, "gpu": {"min_count": 4}}),
+        pool("fast", 2, {**zone, "gpu": {"min_memory_gb": 9}}),
+        pool("earlier", 1, {**zone, "services": ["asr"]}),
+        pool("later", 0, {"services": ["asr"]}),
+    ]
+    assert shadowed(pools) == []
 
 
 def test_the_more_specific_pool_is_tried_first_and_so_not_shadowed() -> None:

@@ -510,8 +510,19 @@ def test_all_that_is_wrong_is_said_at_once(case: str) -> None:
 
 def test_what_a_rule_breaks_is_said_beside_what_is_wrong_in_it() -> None:
     found = problems("pools: [{name: a, match: {asr: {contains: [en], any: [x]}}}]")
-    breach = [problem.message for problem in found if problem.where == "pools[0].match.asr"]
-    assert (breach, len(found)) == (["give one of exact, contains and any, not contains and any"], 2)
+    assert {problem.where: problem.message for problem in found} == {
+        "pools[0].match.asr": "give one of exact, contains and any, not contains and any",
+        "pools[0].match.asr.any[0]": (
+            "'x' is no language code: write it like en or zh-cn "
+            "(2 to 8 letters, then at most 3 parts of 1 to 8 letters or digits)"
+        ),
+    }
+    labels = ", ".join(["A: x", "a: x", *(f"k{number}: v" for number in range(32))])
+    found = problems(f"pools: [{{name: a, match: {{labels: {{{labels}}}}}}}]")
+    assert {(problem.where, problem.message) for problem in found} == {
+        ("pools[0].match.labels", "has 34 entries, at most 32 are allowed"),
+        ("pools[0].match.labels", "given more than once: 'a' (keys are compared in lower case)"),
+    }
 
 
 def test_problems_come_in_the_order_of_the_text() -> None:
@@ -573,6 +584,11 @@ def test_hostile_words_are_repeated_shortened_and_escaped() -> None:
         ("pools: [{name: a}]", "pools[0].match", "is missing"),
         ("match: {labels: [x]}", "labels", "must be a mapping (key: value), not a list"),
         ("match: {labels: {a: }}", "labels.a", "must be text, not nothing"),
+        (
+            "match: {labels: {A: x, a: y, B: x, b: y}}",
+            "labels",
+            "given more than once: 'a', 'b' (keys are compared in lower case)",
+        ),
         ("match: {services: {a: 1}}", "services", "must be a list such as [a, b], not a mapping"),
         ("match: {services: asr}", "services", "must be a list such as [a, b], not the text 'asr'"),
         ("match: {services: [1]}", "services[0]", "must be text, not the number 1: put it in quotes"),
@@ -948,6 +964,10 @@ def test_the_schema_says_what_an_editor_is_to_show() -> None:
             },
         },
     }
+    assert schema["properties"]["schema"]["const"] == 1
+    defaults = {section: schema["$defs"][section]["properties"] for section in ("AutoPolicy", "GuardPolicy")}
+    assert defaults["AutoPolicy"]["idle_ttl"]["default"] == "10m"
+    assert defaults["GuardPolicy"]["max_unassigned_share"]["default"] == 0.5
     # What a section holds by default is said at its members.
     with_default = [key for key, member in schema["properties"].items() if "default" in member]
     assert with_default == ["schema", "tenants", "pools"]
@@ -973,7 +993,9 @@ def test_the_schema_says_what_an_editor_is_to_show() -> None:
         {"pools": [{"name": "a", "match": {"gpu": {}}}]},
         {"pools": [{"name": "a", "match": {"gpu": {"min_count": 0}}}]},
         {"pools": [{"name": "a", "match": {"labels": {"unique.id": "x"}}}]},
+        {"pools": [{"name": "a", "match": {"labels": []}}]},
         {"pools": [{"name": "a", "match": {"labels": {"zone": 1}}}]},
+        {"pools": [{"name": "a", "match": {"labels": {"zone": "x" * 129}}}]},
         {"pools": [{"name": "a", "match": {"labels": {"x" * n: "" for n in range(1, 34)}}}]},
         {"pools": [{"name": "a", "match": {"asr": {"any": ["e"]}}}]},
         {"pools": [{"name": "a", "match": {"services": [1]}}]},

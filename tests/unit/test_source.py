@@ -78,7 +78,9 @@ def test_a_word_of_json_is_itself(word: str, meaning: Value) -> None:
         ('{\r"b": 1,\r"a" 1}', 3, "not valid JSON: expected ':', found '1'"),
         ('{"a":', 1, "not valid JSON: expected a value, found the end"),
         ('{"a":1', 1, "not valid JSON: expected ',' or '}', found the end"),
-        ('{"a": "x', 1, "not valid JSON: '\"' cannot stand here"),
+        ('{"a":\n"x', 2, "not valid JSON: '\"' cannot stand here"),
+        ('{"a": 1, 2: 3', 1, "not valid JSON: expected a key in double quotes, found '2'"),
+        ('{"a": 1}\n2', 2, "not valid JSON: expected the end, found '2'"),
     ],
 )
 def test_what_is_wrong_with_a_text_is_said_in_full(text: str | bytes, line: int | None, message: str) -> None:

@@ -26,6 +26,11 @@ def test_hosts_are_read_in_their_order(url: str, hosts: list[tuple[str, int]]) -
     assert list(StoreUrl.parse(url).hosts) == hosts
 
 
+def test_as_many_hosts_are_read_as_may_be_named() -> None:
+    names = [f"h{number}" for number in range(MAX_STORE_HOSTS)]
+    assert StoreUrl.parse(f"redis://{','.join(names)}/0").hosts == tuple((name, 6379) for name in names)
+
+
 def test_one_server_gets_the_url_as_it_was_written() -> None:
     for url in ("redis://u:a%2Fb@h1/3?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1"):
         parts = StoreUrl.parse(url)
