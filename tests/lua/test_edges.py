@@ -217,6 +217,7 @@ async def test_the_very_first_class_may_wait_for_its_pool(cell: Cell) -> None:
     await set_most_pools(cell, 10)
     assert (await cell.reconcile()).created_pools == ("en",)
     assert await cell.pool_of("a") == "en"
+    assert (await read_state(cell.store)).pools["en"]["match"] == {"languages": ["en"]}
 
 
 @pytest.mark.breaks_store

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pyscheduler import Allocator, NodeReport
-from pyscheduler.core.jobs import JobRequest
+from pyscheduler.core.jobs import JobRequest, JobState
 from pyscheduler.errors import NoNode
 from pyscheduler.scripts import calls
 from tests.harness import Cell, document_of, facts_of, pool
@@ -49,7 +49,7 @@ async def step(cell: Cell, **changed: int) -> list[str]:
     )
 
 
-EXPIRED, RELEASED, DROPPED, BRAKED, SUSPENDED_MS, VIOLATIONS = 2, 3, 5, 7, 8, 9
+EXPIRED, RELEASED, DROPPED, BRAKED, SUSPENDED_MS, VIOLATIONS, ENDED_JOBS = 2, 3, 5, 7, 8, 9, 10
 """Places in the reply of reconcile."""
 
 
@@ -293,3 +293,19 @@ async def test_an_ended_job_is_remembered_for_ten_minutes(still: Cell) -> None:
     await still.advance(7)
     status = await still.allocator.finish_job("j", 1, owner="me")
     assert status.lease_end_ms == (await read_state(still.store)).due["j"] == BEGIN + 7 + 600_000
+    for passed_ms, remembered in ((600_000 - 1, True), (1, False)):
+        await still.advance(passed_ms)
+        await trusted(still)
+        await step(still)
+        assert ("j" in (await read_state(still.store)).jobs) is remembered
+
+
+async def test_a_job_whose_lease_ends_with_that_of_its_node_is_lost_with_it_and_remembered(still: Cell) -> None:
+    await still.register("a", "en", "zh", lease_ms=LEASE)
+    await still.allocator.reserve("j", JobRequest("zh", "en"), owner="me", lease_ms=LEASE)
+    await still.advance(LEASE)
+    await trusted(still)
+    reply = await step(still)
+    assert (reply[EXPIRED], reply[ENDED_JOBS]) == ("1", "1")
+    job = await still.allocator.job("j")
+    assert (job.state, job.reason, job.lease_end_ms) == (JobState.LOST, "node_expired", BEGIN + LEASE + 600_000)
