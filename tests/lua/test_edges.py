@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pyscheduler.core.jobs import JobAsk, JobRequest
 from pyscheduler.errors import StoreError
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import calls
@@ -57,6 +58,19 @@ async def test_a_node_with_a_full_load_is_among_the_ready_ones_of_its_class(cell
         await cell.register(f"idle-{code}", code, load=0.0)
     assert (await cell.allocator.check()).ok
     assert [(await cell.allocator.find(code, code))[0].ready for code in ("en", "de")] == [2, 2]
+
+
+async def test_a_node_with_as_many_slots_reserved_as_one_may_have_is_among_the_ready_ones_of_its_class(
+    cell: Cell,
+) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 500}))
+    for code in ("en", "de"):
+        await cell.register(code, code, load=1.0)
+        request = JobRequest(code, code, slots=50)
+        asks = [JobAsk(f"{code}-{number}", request) for number in range(10)]
+        await cell.allocator.reserve_many(asks, owner="me", lease_ms=LEASE_MS)
+    assert (await read_state(cell.store)).ready == {"en": 1024 + 1000 + 1, "de": 2048 + 1000 + 1}
+    assert [(await cell.allocator.find(code, code))[0].ready for code in ("en", "de")] == [1, 1]
 
 
 LONG_NAME = "e" * 100

@@ -10,6 +10,7 @@ from pyscheduler import Allocator, NodeReport
 from pyscheduler.core.jobs import JobRequest, JobState
 from pyscheduler.errors import NoNode
 from pyscheduler.scripts import calls
+from tests.cells import lower_limits
 from tests.harness import Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, with_argument
 from tests.oracle import read_state
@@ -154,6 +155,24 @@ async def test_an_instance_goes_when_its_lease_has_been_over_for_two(still: Cell
     await still.advance(1)
     await step(still)
     assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 0
+
+
+async def test_an_instance_makes_room_for_another_from_the_moment_that_its_lease_ends(
+    redis_url: str, namespace: str
+) -> None:
+    overrides = {"lib/clock.lua": CLOCK, **lower_limits(MAX_INSTANCES=1)}
+    async with await Allocator.open(redis_url, namespace=namespace, script_overrides=overrides) as allocator:
+        cell = Cell(allocator, allocator._store)
+
+        async def renew(instance: str) -> list[str]:
+            return await cell.store.run(calls.renew_instance(instance=instance, lease_ms=10, info="{}"))
+
+        assert await renew("a") == ["OK", "1"]
+        await cell.advance(9)
+        assert await renew("b") == ["INSTANCES_FULL", "1"]
+        await cell.advance(1)
+        assert await renew("b") == ["OK", "1"]
+        assert set(await cell.store.command("HKEYS", cell.store.key("instances"))) == {"", "b"}
 
 
 async def test_a_node_is_released_when_its_lease_and_that_of_its_instance_end_together(still: Cell) -> None:
