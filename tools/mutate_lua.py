@@ -157,12 +157,13 @@ class Runner:
     def _fails(self, item: pytest.Item) -> bool:
         item._initrequest()  # type: ignore[attr-defined]  # as it was before it ran last
         taken_ms, _ = self._coverage.tests.get(item.nodeid, (0, []))
-        signal.alarm(TEST_LIMIT_S + _SLOWER * taken_ms // 1000)
+        # Again and again: what takes the test down may hang, too.
+        signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT_S + _SLOWER * taken_ms / 1000, TEST_LIMIT_S)
         try:
             # The session is what comes next: its fixtures, such as the server, stay; all others end.
             reports = runtestprotocol(item, log=False, nextitem=item.session)  # type: ignore[arg-type]
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return any(report.failed for report in reports)
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pyscheduler.core.jobs import JobAsk, JobRequest
 from pyscheduler.errors import StoreError
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import calls
@@ -59,6 +60,19 @@ async def test_a_node_with_a_full_load_is_among_the_ready_ones_of_its_class(cell
     assert [(await cell.allocator.find(code, code))[0].ready for code in ("en", "de")] == [2, 2]
 
 
+async def test_a_node_with_as_many_slots_reserved_as_one_may_have_is_among_the_ready_ones_of_its_class(
+    cell: Cell,
+) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 500}))
+    for code in ("en", "de"):
+        await cell.register(code, code, load=1.0)
+        request = JobRequest(code, code, slots=50)
+        asks = [JobAsk(f"{code}-{number}", request) for number in range(10)]
+        await cell.allocator.reserve_many(asks, owner="me", lease_ms=LEASE_MS)
+    assert (await read_state(cell.store)).ready == {"en": 1024 + 1000 + 1, "de": 2048 + 1000 + 1}
+    assert [(await cell.allocator.find(code, code))[0].ready for code in ("en", "de")] == [1, 1]
+
+
 LONG_NAME = "e" * 100
 """With it in the class map Redis keeps that as a hash table, in an order that is nobody's."""
 
@@ -79,7 +93,8 @@ async def test_classes_come_in_the_order_of_their_numbers(cell: Cell) -> None:
 async def test_a_node_that_is_free_again_is_as_busy_as_it_was(cell: Cell) -> None:
     registered = await cell.register("a", "en", load=0.7)
     await cell.allocator.hold("a", owner="ops", reason="test")
-    assert (await read_state(cell.store)).ready == {}
+    state = await read_state(cell.store)
+    assert (state.ready, "!a" in state.due) == ({}, False), "without reservations nothing has to be seen to"
     await cell.allocator.lift("a", owner="ops", reason="test")
     assert (await read_state(cell.store)).ready == {"a": registered.node_class * 1024 + 0.7}
 
@@ -217,6 +232,7 @@ async def test_the_very_first_class_may_wait_for_its_pool(cell: Cell) -> None:
     await set_most_pools(cell, 10)
     assert (await cell.reconcile()).created_pools == ("en",)
     assert await cell.pool_of("a") == "en"
+    assert (await read_state(cell.store)).pools["en"]["match"] == {"languages": ["en"]}
 
 
 @pytest.mark.breaks_store

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pyscheduler import Allocator, NodeReport
-from pyscheduler.core.jobs import JobRequest
+from pyscheduler.core.jobs import JobRequest, JobState
 from pyscheduler.errors import NoNode
 from pyscheduler.scripts import calls
+from tests.cells import lower_limits
 from tests.harness import Cell, document_of, facts_of, pool
 from tests.lua.baseline import baseline, with_argument
 from tests.oracle import read_state
@@ -49,7 +50,7 @@ async def step(cell: Cell, **changed: int) -> list[str]:
     )
 
 
-EXPIRED, RELEASED, DROPPED, BRAKED, SUSPENDED_MS, VIOLATIONS = 2, 3, 5, 7, 8, 9
+EXPIRED, RELEASED, DROPPED, BRAKED, SUSPENDED_MS, VIOLATIONS, ENDED_JOBS = 2, 3, 5, 7, 8, 9, 10
 """Places in the reply of reconcile."""
 
 
@@ -154,6 +155,24 @@ async def test_an_instance_goes_when_its_lease_has_been_over_for_two(still: Cell
     await still.advance(1)
     await step(still)
     assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 0
+
+
+async def test_an_instance_makes_room_for_another_from_the_moment_that_its_lease_ends(
+    redis_url: str, namespace: str
+) -> None:
+    overrides = {"lib/clock.lua": CLOCK, **lower_limits(MAX_INSTANCES=1)}
+    async with await Allocator.open(redis_url, namespace=namespace, script_overrides=overrides) as allocator:
+        cell = Cell(allocator, allocator._store)
+
+        async def renew(instance: str) -> list[str]:
+            return await cell.store.run(calls.renew_instance(instance=instance, lease_ms=10, info="{}"))
+
+        assert await renew("a") == ["OK", "1"]
+        await cell.advance(9)
+        assert await renew("b") == ["INSTANCES_FULL", "1"]
+        await cell.advance(1)
+        assert await renew("b") == ["OK", "1"]
+        assert set(await cell.store.command("HKEYS", cell.store.key("instances"))) == {"", "b"}
 
 
 async def test_a_node_is_released_when_its_lease_and_that_of_its_instance_end_together(still: Cell) -> None:
@@ -293,3 +312,19 @@ async def test_an_ended_job_is_remembered_for_ten_minutes(still: Cell) -> None:
     await still.advance(7)
     status = await still.allocator.finish_job("j", 1, owner="me")
     assert status.lease_end_ms == (await read_state(still.store)).due["j"] == BEGIN + 7 + 600_000
+    for passed_ms, remembered in ((600_000 - 1, True), (1, False)):
+        await still.advance(passed_ms)
+        await trusted(still)
+        await step(still)
+        assert ("j" in (await read_state(still.store)).jobs) is remembered
+
+
+async def test_a_job_whose_lease_ends_with_that_of_its_node_is_lost_with_it_and_remembered(still: Cell) -> None:
+    await still.register("a", "en", "zh", lease_ms=LEASE)
+    await still.allocator.reserve("j", JobRequest("zh", "en"), owner="me", lease_ms=LEASE)
+    await still.advance(LEASE)
+    await trusted(still)
+    reply = await step(still)
+    assert (reply[EXPIRED], reply[ENDED_JOBS]) == ("1", "1")
+    job = await still.allocator.job("j")
+    assert (job.state, job.reason, job.lease_end_ms) == (JobState.LOST, "node_expired", BEGIN + LEASE + 600_000)

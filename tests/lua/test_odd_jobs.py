@@ -187,10 +187,11 @@ async def test_sessions_that_are_remembered_are_bounded(redis_url: str, namespac
 # --- upkeep -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("most", "ended"), [(3, [2, 2, 0]), (4, [4, 0, 0])])
 async def test_a_drained_node_with_more_reservations_than_a_step_ends_waits_for_the_next(
-    redis_url: str, namespace: str
+    redis_url: str, namespace: str, most: int, ended: list[int]
 ) -> None:
-    async with limited_cell(redis_url, namespace, MAX_ENDS=3) as cell:
+    async with limited_cell(redis_url, namespace, MAX_ENDS=most) as cell:
         await cell.allocator.sync(document_of(selection={"on_drain": "lose"}))
         for name in ("a", "b"):
             await cell.register(name, "en", "zh")
@@ -199,19 +200,24 @@ async def test_a_drained_node_with_more_reservations_than_a_step_ends_waits_for_
         for name in ("a", "b"):
             await cell.allocator.hold(name, owner="ops", reason="test")
         await cell.pass_time(1)
-        assert [(await cell.reconcile()).ended_jobs for _ in range(3)] == [2, 2, 0]
+        assert [(await cell.reconcile()).ended_jobs for _ in range(3)] == ended
 
 
+@pytest.mark.parametrize(
+    ("looks", "steps"),
+    [(10, [(2, True), (1, False), (0, False)]), (11, [(3, False), (0, False), (0, False)])],
+)
 async def test_reservations_that_lapse_together_lapse_in_steps_that_follow_each_other(
-    redis_url: str, namespace: str
+    redis_url: str, namespace: str, looks: int, steps: list[tuple[int, bool]]
 ) -> None:
-    async with limited_cell(redis_url, namespace, MAX_DUE=10) as cell:
+    """Each counts as five looks, and a step with one look left takes one more."""
+    async with limited_cell(redis_url, namespace, MAX_DUE=looks) as cell:
         await cell.register("a", "en", "zh", lease_ms=100 * LEASE_MS)
         for number in range(3):
             await cell.allocator.reserve(f"j{number}", ZH_EN, owner="me", lease_ms=1)
         await cell.pass_time(10)
         reports = [await cell.reconcile() for _ in range(3)]
-        assert [(report.ended_jobs, report.more_due) for report in reports] == [(2, True), (1, False), (0, False)]
+        assert [(report.ended_jobs, report.more_due) for report in reports] == steps
 
 
 async def test_jobs_are_forgotten_in_steps_that_follow_each_other(redis_url: str, namespace: str) -> None:

@@ -267,6 +267,15 @@ async def test_explain_node(cell: Cell) -> None:
     assert reply == ["OK", "3", *node, *decisions]
 
 
+async def test_explain_node_says_who_holds_a_node_and_how_busy_it_is(cell: Cell) -> None:
+    token = await populate(cell)
+    await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=["n1", token, "0.5000", '{"cpu":1}']))
+    await cell.allocator.hold("n1", owner="ops", reason="test")
+    reply = await cell.store.run(calls.explain_node(node_id="n1", decisions=False))
+    holds = await cell.store.command("HGET", cell.store.key("holds"), "n1")
+    assert (reply[6], reply[8], *reply[15:]) == ("0.5000", holds, '{"cpu":1}', "matched", "0")
+
+
 async def test_explain_node_names_pools_in_their_order(cell: Cell) -> None:
     """Declared ones as they are tried, then auto pools by name."""
     declared = [f"p{number * 7 % 16:02}" for number in range(16)]

@@ -235,6 +235,8 @@ async def test_a_waiting_class_is_placed_when_an_idle_pool_makes_room(cell: Cell
     ]
     config = (await read_state(cell.store)).config
     assert (config["version"], config["next_pool"], config["updated_by"]) == ("4", "3", "reconcile")
+    now = await cell.now_ms()
+    assert now - 60_000 < int(config["updated_at"]) <= now
     _, fields = (await read_raw(cell.store))["history"][-1]
     assert fields[3:8:2] == ["auto_pool_created", "reconcile", "idle auto pools removed, waiting classes placed"]
     assert json.loads(fields[9]) == [{"pool": "en", "change": "removed"}, {"pool": "de", "change": "added"}]
