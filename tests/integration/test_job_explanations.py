@@ -55,3 +55,29 @@ async def test_it_lists_so_many_nodes(redis_url: str, namespace: str) -> None:
         for number in range(6):
             await cell.register(f"n{number}", facts=facts_of("de", "fr", gpu_memory_gb=(number // 2,)))
         assert [one.reason for one in (await cell.allocator.explain_job("j", ZH_EN)).nodes] == ["no_pair"] * 3
+
+
+async def test_it_counts_what_is_against_nodes_in_the_order_of_the_words(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, CHUNK=2) as cell:
+        await cell.register("other", "de", "fr")
+        for number in range(9):
+            await cell.register(f"n{number}", "en", "zh")
+        for number in range(5):
+            await cell.allocator.hold(f"n{number}", owner="ops", reason="test")
+        full = JobRequest("zh", "en", slots=4, exclude=tuple(f"n{number}" for number in range(8)))
+        await reserve(cell, "j", full)
+        wanted = JobRequest("zh", "en", exclude=("n7",))
+        assert list((await cell.allocator.explain_job("k", wanted)).reasons.items()) == [
+            ("draining", 5),
+            ("excluded", 1),
+            ("no_pair", 1),
+            ("no_slot", 1),
+            ("passed_over", 2),
+        ]
+
+
+async def test_nothing_is_against_a_node_whose_last_slot_it_is(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    await reserve(cell, "j", JobRequest("zh", "en", slots=3))
+    explained = await cell.allocator.explain_job("k", ZH_EN)
+    assert (explained.node_id, [one.reason for one in explained.nodes]) == ("a", [""])

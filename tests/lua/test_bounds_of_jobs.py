@@ -10,6 +10,7 @@ import pytest
 from pyscheduler.core.jobs import JobRequest
 from pyscheduler.errors import InvalidInput, NoNode
 from pyscheduler.scripts import calls
+from tests.cells import limited_cell
 from tests.harness import Cell, document_of
 from tests.lua.baseline import baseline, populate, with_argument
 
@@ -161,6 +162,14 @@ async def test_what_a_document_says_of_jobs_up_to_its_bounds(
 async def test_and_beyond_them(cell: Cell, selection: dict[str, Any], tenants: list[dict[str, Any]]) -> None:
     with pytest.raises(InvalidInput):
         await cell.store.run(bump(selection, tenants))
+
+
+async def test_a_document_names_as_many_tenants_as_are_allowed(redis_url: str, namespace: str) -> None:
+    async with limited_cell(redis_url, namespace, MAX_TENANTS=2) as cell:
+        named = [{"name": f"t{number}", "strict": False} for number in range(3)]
+        assert (await cell.store.run(bump({}, named[:2])))[0] == "OK"
+        with pytest.raises(InvalidInput, match="tenants"):
+            await cell.store.run(bump({}, named))
 
 
 async def test_a_quota_is_used_up_to_its_last_slot_and_an_explanation_knows_it(cell: Cell) -> None:
