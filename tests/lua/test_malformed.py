@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from pyscheduler.core.jobs import JobRequest
 from pyscheduler.errors import InvalidInput, StoreError
 from pyscheduler.keys import KEY_NAMES
 from pyscheduler.scripts import load_scripts
 from pyscheduler.scripts.calls import Call
-from tests.harness import Cell
+from tests.harness import Cell, document_of
 from tests.lua.baseline import baseline, dump, populate, with_argument
 
 LONG = "x" * 10_000
@@ -139,11 +140,11 @@ BAD_REQUEST = {
     "session": ["a b", "a" * 129],
     "src": ["", "EN", "a b", "e" * 80],
     "tgt": ["", "zh:1"],
-    "services": ["A", "a b", ",".join(f"s{number}" for number in range(65))],
+    "services": ["A", "X", "a b", ",".join(f"s{number}" for number in range(65))],
     "labels": ["1", "[", '{"zone":1}', json.dumps({"x": "y" * 8192})],
     "scope": ["best"],
     "exclude": ["é", " ".join(f"n{number}" for number in range(65))],
-    "exclude_pools": ["A", "a,b", " ".join(f"p{number}" for number in range(65))],
+    "exclude_pools": ["A", "X", "a,b", " ".join(f"p{number}" for number in range(65))],
 }
 
 BAD = {
@@ -453,6 +454,34 @@ async def test_a_key_of_a_wrong_type_stops_a_script_before_it_writes(cell: Cell,
             # A script that has nothing to do with the key in this call may succeed; then it must not have touched it.
             assert reply[0] in ("OK", "EXISTS"), (spoilt, reply)
             assert await cell.store.command("GET", cell.store.key(spoilt)) == "spoilt"
+
+
+@pytest.mark.breaks_store
+@pytest.mark.parametrize(
+    "spoilt", [name for name in load_scripts()["reconcile"].header.keys if name not in ("holds", "history")]
+)
+async def test_a_step_with_everything_to_do_stops_before_it_writes_at_a_key_of_a_wrong_type(
+    cell: Cell, spoilt: str
+) -> None:
+    """A class goes, and a node with a job; a session is forgotten, and an instance."""
+    await cell.allocator.sync(document_of(selection={"strategy": "affinity"}))
+    await cell.register("a", "en", "zh")
+    await cell.register("gone", "de", "fr")
+    request = JobRequest("zh", "en", tenant="acme", session="talk")
+    await cell.allocator.reserve("j", request, owner="me", lease_ms=60_000)
+    step = baseline("1:1:r:ab")["reconcile"]
+    for _ in range(2):
+        await cell.store.command("ZADD", cell.store.key("leases"), "XX", "1", "gone")
+        assert (await cell.store.run(step))[0] == "OK"
+        await cell.store.command("HSET", cell.store.key("config"), "suspended_until", "0")
+    await cell.store.command("ZADD", cell.store.key("leases"), "1", "a")
+    await cell.store.command("ZADD", cell.store.key("due"), "1", "@talk")
+    await cell.store.command("HSET", cell.store.key("instances"), "i9", "1 0 {}")
+    await cell.store.command("SET", cell.store.key(spoilt), "spoilt")
+    before = await dump(cell)
+    with pytest.raises(StoreError, match=f"{spoilt} is a string"):
+        await cell.store.run(step)
+    assert await dump(cell) == before
 
 
 @pytest.mark.breaks_store

@@ -254,6 +254,14 @@ async def test_list_pools(cell: Cell) -> None:
     assert await cell.store.run(calls.list_pools(name="nowhere")) == ["NO_POOL"]
 
 
+async def test_list_nodes(cell: Cell) -> None:
+    await populate(cell)
+    every = baseline("1:1:r:ab")["list_nodes"]
+    status, version, _, total, count, *rows = await cell.store.run(every)
+    assert (status, version, total, count) == ("OK", str(await cell.allocator.version()), "2", "2")
+    assert rows[0] == "n2"
+
+
 async def test_explain_node(cell: Cell) -> None:
     token = await populate(cell)
     reply = await cell.store.run(calls.explain_node(node_id="n1", decisions=True))
