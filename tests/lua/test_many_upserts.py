@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -163,6 +164,25 @@ async def test_a_new_class_is_not_made_where_its_node_cannot_be_written(
     with pytest.raises(StoreError, match=f"{spoilt} is a string"):
         await cell.store.run(upsert("new", facts_of("en", "ja")))
     assert await cell.store.command("HLEN", cell.store.key("class_facts")) == 3 + 1
+
+
+@pytest.mark.breaks_store
+async def test_a_pool_is_not_made_under_a_version_that_the_history_has_already(
+    cell: Cell, known: dict[str, str]
+) -> None:
+    version = await cell.allocator.version()
+    await cell.store.command("XADD", cell.store.key("history"), f"{version + 1}-0", "kind", "odd")
+    with pytest.raises(StoreError, match="the history is ahead"):
+        await cell.store.run(upsert("new", facts_of("ja", "ko")))
+    assert await cell.allocator.describe(["new"]) == []
+
+
+@pytest.mark.breaks_store
+async def test_what_is_no_number_in_the_index_of_classes_is_no_class(cell: Cell, known: dict[str, str]) -> None:
+    digest = hashlib.sha1(GERMAN.json.encode()).hexdigest()
+    await cell.store.command("HSET", cell.store.key("class_index"), digest, "2x")
+    rows = rows_of(await cell.store.run(upsert("new", GERMAN)))
+    assert rows[0][2:4] == ["4", "german"], "it was placed as a class that nobody had before"
 
 
 @pytest.mark.parametrize(

@@ -269,9 +269,11 @@ async def test_the_configuration_says_what_is_in_force_and_who_made_it_so(cell: 
         "updated_by": "ann",
     }
     await cell.allocator.sync(document_of(EN))
+    await cell.store.command("HSET", cell.store.key("config"), "updated_at", "1")
     await cell.register("a", facts=facts_of("de", gpu_memory_gb=(24, 24)), instance="i7")
     after = (await read_state(cell.store)).config
     assert (after["updated_by"], after["next_pool"], after["next_class"]) == ("i7", "3", "2")
+    assert int(after["updated_at"]) >= now
 
 
 async def test_the_history_says_what_each_version_changed(cell: Cell) -> None:
