@@ -289,6 +289,16 @@ async def test_a_pool_without_nodes_is_kept_for_its_time_and_then_removed(cell: 
     assert (await cell.event_types())[-3:] == ["pool.removed", "config.bumped", "reconcile.ran"]
 
 
+async def test_pools_that_go_together_go_in_the_order_of_their_names(cell: Cell) -> None:
+    await auto(cell, idle_ttl="10m")
+    codes = ("nl", "de", "sv", "en", "pl", "fr", "it")
+    for code in codes:
+        await leave(cell, (await cell.register(code, code)).session)
+    await cell.reconcile()
+    await cell.pass_time(610_000)
+    assert (await cell.reconcile()).removed_pools == tuple(sorted(codes))
+
+
 async def test_a_pool_that_is_used_again_is_not_idle_any_more(cell: Cell) -> None:
     await auto(cell, idle_ttl="10m")
     await leave(cell, (await cell.register("a", "en")).session)

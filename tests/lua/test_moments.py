@@ -157,6 +157,15 @@ async def test_an_instance_goes_when_its_lease_has_been_over_for_two(still: Cell
     assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 0
 
 
+async def test_an_instance_goes_in_a_step_that_expires_just_as_many_nodes_as_it_may(still: Cell) -> None:
+    await still.allocator.renew_instance("i", lease_ms=1, info={})
+    await still.register("a", "en", lease_ms=1)
+    await still.advance(2 * LEASE + 1)
+    await trusted(still)
+    assert (await step(still, expire=1))[EXPIRED] == "1"
+    assert await still.store.command("HEXISTS", still.store.key("instances"), "i") == 0
+
+
 async def test_an_instance_makes_room_for_another_from_the_moment_that_its_lease_ends(
     redis_url: str, namespace: str
 ) -> None:
