@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyscheduler.core.jobs import JobRequest
+from pyscheduler.errors import NoNode
 from tests.cells import limited_cell
 from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.reserving import ZH_EN, reserve
@@ -48,6 +49,8 @@ async def test_it_counts_the_slots_that_the_tenant_has(cell: Cell, tenant: str) 
     assert (await cell.allocator.explain_job("j", request)).node_id == "a"
     await cell.allocator.reserve("j", request, owner="me", lease_ms=LEASE_MS)
     assert (await cell.allocator.explain_job("j2", request)).reasons == {"quota": 1}
+    with pytest.raises(NoNode, match="quota"):
+        await cell.allocator.reserve("j2", request, owner="me", lease_ms=LEASE_MS)
 
 
 async def test_it_lists_so_many_nodes(redis_url: str, namespace: str) -> None:

@@ -92,7 +92,7 @@ async def test_a_node_that_does_not_read_is_cut(serve: Serve) -> None:
     try:
         sockets = scheduler.process.shared.sockets
         await wait_until_async(lambda: sockets.registered == 1, "the node is registered")
-        # Each of these gets an answer that nobody takes, until the buffers between us are full.
+        # Each of these gets an answer that nobody takes, until the buffers between us are full: megabytes of answers.
         flood = frame(TEXT, json.dumps({"type": "job_ack", "job_id": "j" * 60}).encode()) * 1000
         loop = asyncio.get_running_loop()
 
@@ -101,7 +101,7 @@ async def test_a_node_that_does_not_read_is_cut(serve: Serve) -> None:
                 await loop.sock_sendall(peer, flood)
 
         flooding = asyncio.create_task(send_on())
-        await wait_until_async(lambda: len(sockets) == 0, "the connection is cut")
+        await wait_until_async(lambda: len(sockets) == 0, "the connection is cut", deadline_s=60)
         with pytest.raises(OSError):
             await flooding
     finally:
