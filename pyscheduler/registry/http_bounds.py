@@ -16,8 +16,9 @@ MAX_HEADERS: Final = 100
 REQUEST_TIMEOUT_S: Final = 10.0
 """How long a request may take to arrive whole, and its answer to be taken."""
 
-_TOO_LARGE: Final = 431
-_TOO_LARGE_TEXT: Final = f"the request has more than {MAX_HEADERS} headers, or more than {MAX_HEAD_BYTES // 1024} KiB"
+TOO_LARGE: Final = f"the request has more than {MAX_HEADERS} headers, or more than {MAX_HEAD_BYTES // 1024} KiB"
+
+_TOO_LARGE_STATUS: Final = 431
 
 
 class _HeadTooLarge(Exception):
@@ -59,7 +60,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._too_large = True
-            self.send_400_response(_TOO_LARGE_TEXT)
+            self.send_400_response(TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -80,17 +81,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._done("request")
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        self._done("request")
-        super().handle_websocket_upgrade()
-
     def send_400_response(self, msg: str) -> None:
         if not self._too_large:
             super().send_400_response(msg)
             return
-        body = _TOO_LARGE_TEXT.encode()
+        body = TOO_LARGE.encode()
         head = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[_TOO_LARGE] + head.encode() + body)
+        self.transport.write(STATUS_LINE[_TOO_LARGE_STATUS] + head.encode() + body)
         self.transport.close()
 
     def pause_writing(self) -> None:

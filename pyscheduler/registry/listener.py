@@ -77,19 +77,20 @@ class Listener:
         app: the application.
         bound: see :func:`bind`; the listener closes it.
         request_timeout_s: how long a request may take to arrive whole, and its answer to be taken, in seconds.
-        options: further options of :class:`uvicorn.Config`.
+        max_connections: connections at most, from 1; a request on a further one is answered with 503.
     """
 
     def __init__(
-        self, app: Any, bound: socket.socket, *, request_timeout_s: float = REQUEST_TIMEOUT_S, **options: Any
+        self, app: Any, bound: socket.socket, *, max_connections: int, request_timeout_s: float = REQUEST_TIMEOUT_S
     ) -> None:
-        self.host, self.port = bound.getsockname()[:2]
+        self.port: int = bound.getsockname()[1]
         self._socket = bound
         self._server = _Server(
             uvicorn.Config(
                 app,
                 loop="none",
                 http=partial(BoundedHttpProtocol, request_timeout_s=request_timeout_s),  # type: ignore[arg-type]
+                ws="none",
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
@@ -99,14 +100,14 @@ class Listener:
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=1,
-                **options,
+                limit_concurrency=max_connections,
             )
         )
         self._task: asyncio.Task[None] | None = None
 
     @property
     def connections(self) -> set[Any]:
-        """The protocol objects of every open connection, upgraded or not."""
+        """The protocol objects of every open connection."""
         return self._server.server_state.connections
 
     async def start(self) -> None:
@@ -131,7 +132,7 @@ class Listener:
         self._socket.close()
 
     async def stop(self) -> None:
-        """Close everything. Connections that are left are closed with code 1012, and cut if they stay for a second."""
+        """Close everything. Connections that are left are cut if they stay for a second."""
         self.stop_accepting()
         self._server.should_exit = True
         if self._task is not None:

@@ -28,7 +28,7 @@ from pyscheduler.registry.background import InstanceLease, Reconciler
 from pyscheduler.registry.connection import Connection
 from pyscheduler.registry.listener import Listener, bind
 from pyscheduler.registry.metrics import Metrics
-from pyscheduler.registry.node_door import NODE_PATH, NodeDoor, NodeSocketProtocol
+from pyscheduler.registry.node_door import NODE_PATH, NodeDoor
 from pyscheduler.registry.operator_door import make_app
 from pyscheduler.registry.recovery import Recovery
 from pyscheduler.registry.shared import Shared
@@ -77,7 +77,7 @@ class ServeProcess:
         self._recovery: Recovery | None = None
         self._lease: InstanceLease | None = None
         self._node_door: NodeDoor | None = None
-        self._listeners: list[Listener] = []
+        self._operator_door: Listener | None = None
         self._ports: Ports | None = None
         self._background: list[asyncio.Task[None]] = []
         self._failed = asyncio.Event()
@@ -158,25 +158,19 @@ class ServeProcess:
         if document is not None and settings.pools is not None:
             await first_document.apply(allocator, document, path=settings.pools, author=self.instance, log=self._log)
         shared.learn_admission(await allocator.admission())
-        self._node_door = NodeDoor(
+        nodes = self._node_door = NodeDoor(
             shared,
+            node_socket,
             max_connections=settings.max_connections,
             max_message_bytes=settings.max_message_bytes,
+            max_frame_bytes=settings.max_frame_bytes,
             handshake_timeout_ms=settings.register_timeout_ms,
             tick_ms=_tick_ms(settings),
         )
-        nodes = Listener(
-            self._node_door,
-            node_socket,
-            ws=NodeSocketProtocol,
-            ws_max_size=settings.max_frame_bytes,
-            ws_per_message_deflate=False,
-            # The protocol has its own sign of life, and a pong that waits behind other frames is no dead peer.
-            ws_ping_interval=None,
-        )
         shared.job_changes = settings.takes_changes(operator_socket.getsockname()[0])
-        operators = Listener(make_app(shared), operator_socket, ws="none", limit_concurrency=_OPERATOR_CONNECTIONS)
-        self._listeners = [nodes, operators]
+        operators = self._operator_door = Listener(
+            make_app(shared), operator_socket, max_connections=_OPERATOR_CONNECTIONS
+        )
         self._ports = Ports(nodes.port, operators.port)
         await self._start_background(nodes)
         if self._lease is not None:
@@ -247,7 +241,7 @@ class ServeProcess:
 
     # --- background --------------------------------------------------------------------------------------------------
 
-    async def _start_background(self, nodes: Listener) -> None:
+    async def _start_background(self, nodes: NodeDoor) -> None:
         settings, shared = self.settings, self.shared
         recovery = self._recovery = Recovery(
             shared,
@@ -268,8 +262,7 @@ class ServeProcess:
         }
         await watcher.begin()
         self._lease = InstanceLease(shared, lease_ms=settings.instance_lease_ms, info=info)
-        if self._node_door is not None:
-            self._spawn("timer", self._node_door.keep_time(lambda: nodes.connections))
+        self._spawn("timer", nodes.keep_time())
         self._spawn("watcher", watcher.follow())
         self._spawn("teller", watcher.tell())
         self._spawn("recovery", recovery.run())
@@ -311,9 +304,7 @@ class ServeProcess:
         if self._shared is not None:
             self._shared.stopping.set()
         if self._node_door is not None:
-            self._node_door.stopping = True
-        for listener in self._listeners[:1]:
-            listener.stop_accepting()
+            self._node_door.stop_accepting()
         background, self._background = self._background, []
         await _end(background)
         if self._shared is not None:
@@ -321,8 +312,8 @@ class ServeProcess:
         if self._shared is not None:
             # Before the sockets: a reader that still waits for the store then ends by itself.
             await self._shared.allocator.aclose()
-        listeners, self._listeners = self._listeners, []
-        await asyncio.gather(*(listener.stop() for listener in listeners))
+        doors = (self._node_door, self._operator_door)
+        await asyncio.gather(*(door.stop() for door in doors if door is not None))
         await self._access.close()
 
     async def _let_go(self, shared: Shared) -> None:

@@ -25,7 +25,7 @@ async def test_what_is_not_http_is_refused_and_does_not_fill_the_log(
             assert (await peer.rest())[:12] in (b"HTTP/1.1 400", b"")
 
 
-@pytest.mark.parametrize("header", [b"Cookie: " + b"a" * 10_000, b"X: y\r\n" * 150 + b"Z: y"], ids=["long", "many"])
+@pytest.mark.parametrize("header", [b"Cookie: " + b"a" * 70_000, b"X: y\r\n" * 150 + b"Z: y"], ids=["long", "many"])
 async def test_an_upgrade_with_too_much_in_it_is_answered(header: bytes, victim: ServeProcess, survives: None) -> None:
     async with connected(victim.url) as peer:
         await peer.send(upgrade(header))

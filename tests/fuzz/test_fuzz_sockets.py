@@ -163,7 +163,7 @@ async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
 
 async def fuzz(scheduler: Scheduler, seed: int, seconds: float) -> None:
     door = Path(registry.__file__).parent
-    arcs = Arcs(*(door / f"{name}.py" for name in ("connection", "node_door", "http_bounds", "listener", "sockets")))
+    arcs = Arcs(*(door / f"{name}.py" for name in ("connection", "node_door", "node_socket", "upgrade", "sockets")))
     fuzzer = Fuzzer("sockets", seeds(), partial(mutate, structured=(of_head, of_head, of_bytes)), arcs, seed)
     target = Target(scheduler.url)
     try:

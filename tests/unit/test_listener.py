@@ -38,7 +38,8 @@ async def listen() -> AsyncIterator[Listen]:
     started: list[Listener] = []
 
     async def run(app: Any = answer, request_timeout_s: float = LATE_S) -> Listener:
-        listener = Listener(app, bind("127.0.0.1", 0, flag="--port"), request_timeout_s=request_timeout_s)
+        bound = bind("127.0.0.1", 0, flag="--port")
+        listener = Listener(app, bound, max_connections=100, request_timeout_s=request_timeout_s)
         started.append(listener)
         await listener.start()
         return listener

@@ -1,4 +1,4 @@
-"""The short way of a text frame gives what the parser gives, however the bytes are cut."""
+"""What a socket makes of frames is what the parser of ``websockets`` makes of them, however the bytes are cut."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import asyncio
 import itertools
 from typing import Any
 
-import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol, Side
 
-from pyscheduler.registry.node_door import NodeSocketProtocol
+from pyscheduler.registry.node_socket import NodeSocket
 from tests.peers import BINARY, CLOSE, CONTINUED, PING, TEXT, frame, upgrade
 
 MAX_BYTES = 300
+
+Told = tuple[list[str | bytes], bytes, bool]
+"""The messages, what the peer gets, and whether the connection is closed."""
 
 
 class Pipe(asyncio.Transport):
@@ -43,40 +46,73 @@ class Pipe(asyncio.Transport):
         self.paused = False
 
 
-async def _received(pieces: list[bytes], *, short: bool) -> tuple[list[str | bytes], bytes, bool]:
-    """What the application gets, what the peer gets, and whether the socket is closed."""
+class Hall:
+    """A door and the one who reads behind it, who wants a pause after every third message."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "websocket.accept"})
-        await done.wait()
+    def __init__(self) -> None:
+        self.got: list[str | bytes] = []
+        self.ends = 0
 
-    done = asyncio.Event()
-    config = uvicorn.Config(app, ws_max_size=MAX_BYTES, ws_per_message_deflate=False, log_config=None)
-    config.load()
-    protocol = NodeSocketProtocol(config, ServerState(), {}, asyncio.get_running_loop())
-    pipe = Pipe()
-    got: list[str | bytes] = []
-    protocol.connection_made(pipe)
-    protocol.data_received(upgrade())
-    await asyncio.sleep(0)
-    assert protocol.handshake_complete
+    def arrived(self, socket: NodeSocket) -> None:
+        pass
+
+    def opened(self, socket: NodeSocket) -> Hall:
+        return self
+
+    def gone(self, socket: NodeSocket) -> None:
+        pass
+
+    def read(self, message: str | bytes) -> bool:
+        self.got.append(message)
+        return len(self.got) % 3 > 0
+
+    def over(self) -> None:
+        self.ends += 1
+
+
+async def _by_the_socket(pieces: list[bytes]) -> Told:
+    hall, pipe = Hall(), Pipe()
+    socket = NodeSocket(hall, path="/ws/node", max_frame_bytes=MAX_BYTES)
+    socket.connection_made(pipe)
+    socket.data_received(upgrade())
+    assert pipe.written.startswith(b"HTTP/1.1 101 ")
     del pipe.written[:]
-    protocol._frames_begin = short
-
-    def deliver(message: str | bytes) -> bool:
-        got.append(message)
-        return len(got) % 3 > 0
-
-    protocol.deliver = deliver
     for piece in pieces:
         if not pipe.closing:
-            protocol.data_received(piece)
-    while protocol.has_more and not pipe.closing:
-        protocol.read_on()
-    told = got, bytes(pipe.written), pipe.closing
-    done.set()
-    await asyncio.gather(*protocol.tasks)
+            socket.data_received(piece)
+    while socket.has_more:
+        socket.read_on()
+    told = hall.got, bytes(pipe.written), pipe.closing
+    socket.connection_lost(None)
+    assert hall.ends == 1
     return told
+
+
+def _by_the_parser(data: bytes) -> Told:
+    parser = Protocol(Side.SERVER, max_size=MAX_BYTES)
+    got: list[str | bytes] = []
+    parts: list[bytes] = []
+    text = closed = False
+    for byte in data:
+        parser.receive_data(bytes([byte]))
+        for event in parser.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode in (Opcode.TEXT, Opcode.BINARY):
+                text = event.opcode is Opcode.TEXT
+            if event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                parts.append(bytes(event.data))
+                if event.fin:
+                    whole, parts = b"".join(parts), []
+                    try:
+                        got.append(whole.decode() if text else whole)
+                    except UnicodeDecodeError:
+                        parser.fail(1007)
+                        closed = True
+            closed = closed or event.opcode is Opcode.CLOSE
+        closed = closed or parser.parser_exc is not None
+        if closed:
+            break
+    return got, b"".join(parser.data_to_send()), closed
 
 
 PAYLOADS = st.one_of(
@@ -100,10 +136,8 @@ FRAMES = st.one_of(
 @example([frame(TEXT, b"\xff"), frame(PING, b"?")], [])
 @example([frame(TEXT, b"\xff"), frame(PING, b"?"), frame(TEXT, b"", masked=False)], [])
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 2000), max_size=12))
-def test_a_frame_means_the_same_by_either_way(frames: list[bytes], cuts: list[int]) -> None:
+def test_frames_mean_what_the_parser_says(frames: list[bytes], cuts: list[int]) -> None:
     data = b"".join(frames)
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in itertools.pairwise(places)]
-    short = asyncio.run(_received(pieces, short=True))
-    # Byte by byte: the parser forgets messages that one read has brought together with a fault.
-    assert short == asyncio.run(_received([bytes([byte]) for byte in data], short=False))
+    assert asyncio.run(_by_the_socket(pieces)) == _by_the_parser(data)
