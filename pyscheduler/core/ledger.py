@@ -31,7 +31,7 @@ class Stored:
     usage: str
 
     def report(self) -> NodeReport:
-        return NodeReport(self.facts, self.record, self.status, self.load, self.usage)
+        return NodeReport.of_checked(self.facts, self.record, self.digest, self.status, self.load, self.usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,9 @@ class NodeProfile:
         return _profile(frame.type, {**self.declared, **changed}, self.gpus, self.schema_version)
 
 
-_IN_USE: WeakValueDictionary[tuple[str, str], NodeProfile] = WeakValueDictionary()
-"""Profiles by all that they follow from: nodes that declare the same share one, which else is most of a socket."""
+_IN_USE: WeakValueDictionary[str, NodeProfile] = WeakValueDictionary()
+"""Profiles by their records, which all else of them follows from: nodes that declare the same share one, which else is
+most of a socket and most of what a registration takes."""
 
 
 def load_of(usage: ResourceUsage) -> float:
@@ -127,6 +128,9 @@ def metrics_of(frame: Frame) -> dict[str, Any]:
 
 
 def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], schema_version: str | None) -> NodeProfile:
+    record = canonical_json(declared)
+    if (known := _IN_USE.get(record)) is not None:
+        return known
     services = _ready_services(kind, declared)
     spoken = _spoken(kind, declared)
     try:
@@ -145,7 +149,7 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
         )
     except InvalidInput as error:
         raise content_error(kind, "", error) from None
-    declared, record = _bounded(kind, declared)
+    declared, record = _bounded(kind, declared, record)
     profile = NodeProfile(
         declared=declared,
         gpus=gpus,
@@ -155,12 +159,11 @@ def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], sch
         digest=short_digest(f"{facts.json}\n{record}"),
         running=_running(kind, declared, services),
     )
-    return _IN_USE.setdefault((facts.json, record), profile)
+    return _IN_USE.setdefault(record, profile)
 
 
-def _bounded(kind: str, declared: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _bounded(kind: str, declared: dict[str, Any], record: str) -> tuple[dict[str, Any], str]:
     """``declared`` and its JSON, without the bulky lists where it is too long with them."""
-    record = canonical_json(declared)
     spoken = declared.get("language_capabilities")
     if len(record) > MAX_RECORD_BYTES and spoken:
         bulky = [name for name in _BULKY if name in spoken]

@@ -196,9 +196,11 @@ class NodeSocket(asyncio.Protocol):
             except UnicodeDecodeError:
                 self._fail(_NOT_UTF_8)
                 return
-        self._inbox.append(message)
-        if not self._reading_paused:
-            self.read_on()
+        reader = self._reader
+        if self._reading_paused or reader is None:
+            self._inbox.append(message)
+        elif not reader.read(message):
+            self._pause_reading(True)
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
