@@ -51,8 +51,10 @@ class NodeReport:
         object.__setattr__(self, "digest", short_digest(f"{self.facts.json}\n{self.record}"))
 
     @classmethod
-    def of_checked(cls, facts: Facts, record: str, digest: str, status: NodeStatus, load: float, usage: str) -> NodeReport:
-        """A report of what has been checked when it was read. ``digest``: what the class would make of the first two."""
+    def of_checked(
+        cls, facts: Facts, record: str, digest: str, status: NodeStatus, load: float, usage: str
+    ) -> NodeReport:
+        """A report of what was checked when it was read. ``digest``: what the class would make of the first two."""
         report = object.__new__(cls)
         put = object.__setattr__
         put(report, "facts", facts)

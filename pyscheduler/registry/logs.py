@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -28,8 +29,13 @@ LIBRARY_PER_S = 1.0
 # The advice to install a WebSocket library, at a door that has none on purpose.
 _NO_NEWS = ("No supported WebSocket library detected",)
 
+_NEEDS_QUOTES = re.compile(r'[ "=\[\],\\]')
+_TO_JSON = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVEL_NAMES = {level: name for name, level in _LEVELS.items()}
 _HIDDEN = "***"
+_NUMBERS, _LISTS = (bool, int, float), (list, tuple)
 
 
 class TextStream(Protocol):
@@ -75,7 +81,7 @@ class Log:
         if level < self._least:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        own = {"at": at, "level": logging.getLevelName(level).lower(), "event": event}
+        own = {"at": at, "level": _LEVEL_NAMES[level], "event": event}
         # First in their order, and no field takes their place.
         self._write(_traced({**own, **self._bound, **fields, **own}))
 
@@ -119,6 +125,8 @@ def capture_library_logs(log: Log) -> Callable[[], None]:
 
 def visible(text: str, limit: int = MAX_VALUE_CHARS) -> str:
     """``text`` cut to ``limit`` characters, with everything that is not printable written as an escape."""
+    if len(text) <= limit and text.isprintable():
+        return text
     cut = text[:limit]
     if not cut.isprintable():
         cut = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
@@ -165,7 +173,7 @@ class _Forward(logging.Handler):
             message = str(record.msg)
         first, *_ = message.strip().splitlines() or [""]
         failed = record.exc_info[1] if record.exc_info else None
-        level = min(record.levelno, logging.ERROR)
+        level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
         if isinstance(failed, UnicodeDecodeError):
             # A peer's doing, as often as it likes: one line is enough.
             failed, level = None, logging.WARNING
@@ -189,9 +197,9 @@ class _Safe:
         return {key: self._value(key, value) for key, value in fields.items()}
 
     def _value(self, key: str, value: object) -> object:
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or isinstance(value, _NUMBERS):
             return value
-        if isinstance(value, list | tuple):
+        if isinstance(value, _LISTS):
             return [self._value(key, one) for one in value[:32]]
         text = str(value)
         for secret in self._secrets:
@@ -213,13 +221,9 @@ def _quoted(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_quoted(one) for one in value) + "]"
     text = str(value)
-    if not text or any(char in ' "=[],\\' for char in text):
+    if not text or _NEEDS_QUOTES.search(text):
         return '"' + text.replace('"', '\\"') + '"'
     return text
 
 
-def _json(fields: Fields) -> str:
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
-
-
-_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _json}
+_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _TO_JSON}

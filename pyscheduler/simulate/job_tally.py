@@ -19,6 +19,7 @@ class JobTally(Problems):
         arrived: jobs that have come.
         odd: of these, those that no node of the fleet is meant to serve.
         skipped: of these, those that were not asked for, because too many were under way.
+        unasked: of these, those that were still to be asked for when the end came.
         reserved: first attempts that got a node.
         refused: attempts that got none, by what was against the node that came nearest.
         reassigned: further attempts that got a node.
@@ -34,6 +35,7 @@ class JobTally(Problems):
     arrived: int = 0
     odd: int = 0
     skipped: int = 0
+    unasked: int = 0
     reserved: int = 0
     refused: BoundedCounter = field(default_factory=BoundedCounter)
     started: int = 0
@@ -59,8 +61,8 @@ class JobTally(Problems):
     def document(self) -> dict[str, object]:
         """As plain JSON values."""
         names = (
-            *("arrived", "odd", "skipped", "reserved", "started", "renewed", "finished", "failed", "lost", "lapsed"),
-            *("reassigned", "given_up", "released", "left"),
+            *("arrived", "odd", "skipped", "unasked", "reserved", "started", "renewed", "finished", "failed"),
+            *("lost", "lapsed", "reassigned", "given_up", "released", "left"),
         )
         return {
             **{name: getattr(self, name) for name in names},

@@ -143,6 +143,7 @@ class JobStream:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+        self.tally.unasked = len(self._waiting)
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 self.tally.left = await self._sweep()

@@ -104,9 +104,10 @@ async def test_refusals_are_counted_by_reason(serve: Callable[..., ServeProcess]
     full = await simulate(*flags, "--odd-jobs", "0")
     assert set(full["jobs"]["refused"]) == {"no_slot"}
     assert full["jobs"]["reserved"] == 8
-    assert full["jobs"]["reserved"] + full["jobs"]["refused"]["no_slot"] == full["jobs"]["arrived"]
+    told = full["jobs"]["reserved"] + full["jobs"]["refused"]["no_slot"] + full["jobs"]["unasked"]
+    assert told == full["jobs"]["arrived"]
     odd = await simulate(*flags, "--odd-jobs", "1")
-    assert odd["jobs"]["refused"] == {"no_pair": odd["jobs"]["arrived"]}
+    assert odd["jobs"]["refused"] == {"no_pair": odd["jobs"]["arrived"] - odd["jobs"]["unasked"]}
     assert odd["jobs"]["odd"] == odd["jobs"]["arrived"] > 0
     await nothing_is_left(allocator, full)
     await nothing_is_left(allocator, odd)
@@ -151,10 +152,15 @@ async def test_a_stream_that_was_away_for_longer_than_its_leases_counts_them_as_
 ) -> None:
     scheduler = serve("--lease-ms", "1500")
     flags = ("--nodes", "1", *QUICK, "--jobs", "3", "--job-seconds", "3600", "--job-lease", "0.5", "--odd-jobs", "0")
-    # The nodes of the other one go on, and have room for all.
-    with begin("--url", scheduler.url, "--nodes", "12", *QUICK), begin(*at(scheduler), *flags) as process:
+    # The nodes of the other one go on, and have room for all; a job on the stopped one's own node is lost with it.
+    others = ("--nodes", "12", "--id-prefix", "steady-", *QUICK)
+    with begin("--url", scheduler.url, *others), begin(*at(scheduler), *flags) as process:
         await all_ready(allocator, 13)
-        await wait_until_async(lambda: live_jobs(allocator), "there are jobs", 30)
+
+        async def there() -> bool:
+            return any(job.node_id.startswith("steady-") for job in await live_jobs(allocator))
+
+        await wait_until_async(lambda: there(), "there are jobs", 30)
         process.send_signal(signal.SIGSTOP)
 
         async def lapsed() -> bool:
@@ -203,6 +209,33 @@ async def test_what_nobody_answered_for_is_found_at_the_end(
         await stream.end()
         assert (stream.tally.left, stream.tally.released) == (0, 1)
         assert [job.job_id for job in await live_jobs(allocator)] == ["somebody-elses"]
+
+
+async def test_jobs_that_the_end_finds_waiting_are_counted(
+    serve: Callable[..., ServeProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every job that came is accounted for, the last ones too: they wait while the door is slow."""
+    scheduler = serve()
+    asked = asyncio.Event()
+    post = OperatorClient.post
+
+    async def slow_post(self: OperatorClient, path: str, body: Any) -> Any:
+        asked.set()
+        await asyncio.sleep(0.3)
+        return await post(self, path, body)
+
+    monkeypatch.setattr(OperatorClient, "post", slow_post)
+    fleet = Fleet(FleetOptions(nodes=1), JobOptions(rate=200, doors=(scheduler.operator_url,)))
+    stream = fleet.jobs
+    assert stream is not None
+    stream.start()
+    await asked.wait()
+    tally = stream.tally
+    await wait_until_async(lambda: tally.arrived >= 20, "jobs wait for the answer")
+    await stream.end()
+    assert tally.unasked > 0
+    refused = tally.refused.total() + tally.errors.total()
+    assert tally.reserved + refused + tally.unasked + tally.skipped == tally.arrived
 
 
 async def test_no_more_jobs_are_under_way_than_may(

@@ -68,7 +68,16 @@ def test_however_it_is_cut_it_is_answered_and_what_follows_is_left(cuts: list[in
         _request(headers=tuple(b"X-%d: y" % number for number in range(MAX_HEADERS - 5))),
         _request(headers=(b"X: " + b"y" * (MAX_HEAD_BYTES - 300),)),
     ],
-    ids=["query", "absolute", "case", "list", "extensions", "not ASCII", "as many headers as may", "as large as may be"],
+    ids=[
+        "query",
+        "absolute",
+        "case",
+        "list",
+        "extensions",
+        "not ASCII",
+        "as many headers as may",
+        "as large as may be",
+    ],
 )
 def test_what_is_an_upgrade(request_: bytes) -> None:
     answer, rest = _feed([request_])
