@@ -12,11 +12,42 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import uvloop
 
 MAX_BYTES = 1 << 20
+
+
+async def _ours(bound: socket.socket) -> None:
+    from pyscheduler.registry.node_socket import NodeSocket
+
+    class Echo:
+        def __init__(self, socket: NodeSocket) -> None:
+            self._socket = socket
+
+        def read(self, message: str | bytes) -> bool:
+            assert isinstance(message, str)
+            self._socket.send_now(message)
+            return True
+
+        def over(self) -> None:
+            pass
+
+    class Hall:
+        def arrived(self, socket: NodeSocket) -> None:
+            pass
+
+        def opened(self, socket: NodeSocket) -> Echo:
+            return Echo(socket)
+
+        def gone(self, socket: NodeSocket) -> None:
+            pass
+
+    made = partial(NodeSocket, Hall(), path="/", max_frame_bytes=MAX_BYTES)
+    server = await asyncio.get_running_loop().create_server(made, sock=bound, backlog=2048)
+    await server.serve_forever()
 
 
 async def _uvicorn(bound: socket.socket) -> None:
@@ -86,7 +117,10 @@ async def _picows(bound: socket.socket) -> None:
     await server.serve_forever()
 
 
+OURS = "the door's own, asyncio.Protocol"
+
 TRANSPORTS: dict[str, tuple[str, Callable[[socket.socket], Awaitable[None]]]] = {
+    OURS: ("httptools", _ours),
     "uvicorn, websockets-sansio": ("uvicorn", _uvicorn),
     "websockets": ("websockets", _websockets),
     "aiohttp": ("aiohttp", _aiohttp),

@@ -16,6 +16,8 @@ _CONNECTING = 400
 
 _TEXT = 0x81
 _CLOSE = 0x88
+PING = b"\x89\x80\0\0\0\0"
+"""A frame whose answer a swarm takes and forgets."""
 
 
 def frame(text: str) -> bytes:

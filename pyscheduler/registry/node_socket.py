@@ -123,6 +123,10 @@ class NodeSocket(asyncio.Protocol):
         """Send a text frame; waits while the peer does not read. Raises OSError once the socket is gone."""
         if self._over or self._drained is not None:
             await self._may_send()
+        self.send_now(text)
+
+    def send_now(self, text: str) -> None:
+        """Send a text frame on a socket that is open, whether its peer reads or not."""
         self._transport.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=False))
 
     async def close(self, code: int, reason: str) -> None:
