@@ -7,7 +7,8 @@ to be remembered but the two sides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pyscheduler.core.actions import ReadAdmission, Register, StoreAction, Touch, Update
 from pyscheduler.core.facts import Facts
@@ -19,8 +20,7 @@ from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, Session
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What the store has of a node, or will have when a call succeeds."""
 
     facts: Facts
@@ -34,8 +34,7 @@ class Stored:
         return NodeReport.of_checked(self.facts, self.record, self.digest, self.status, self.load, self.usage)
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A store call in flight, and what its outcome settles.
 
     Args:
@@ -86,7 +85,7 @@ class Ledger:
         self.status_reason = ""
         self._lifecycle = lifecycle
         self._load = 0.0
-        self._usage = "{}"
+        self._usage: str | Callable[[], str] = "{}"
         self.session: Session | None = None
         self._known: Stored | None = None
         self._refused_digest = ""
@@ -119,8 +118,8 @@ class Ledger:
         self.profile = self.profile.merged(frame)
         self.beat_again(heartbeat.resource_usage, usage_of(frame), now_ms)
 
-    def beat_again(self, usage: ResourceUsage, usage_json: str, now_ms: int) -> None:
-        """A heartbeat that declares nothing is to be stored. ``usage_json``: see :func:`usage_of`."""
+    def beat_again(self, usage: ResourceUsage, usage_json: str | Callable[[], str], now_ms: int) -> None:
+        """A heartbeat that declares nothing is to be stored. ``usage_json``: see :func:`usage_of`; or what makes it."""
         self._usage, self._load = usage_json, load_of(usage)
         profile = self.profile
         vitals = Vitals(len(profile.gpus), usage.gpu_percent, profile.running)
@@ -200,10 +199,12 @@ class Ledger:
         return None
 
     def _wanted(self) -> Stored:
-        known, profile = self._known, self.profile
+        known, profile, usage = self._known, self.profile, self._usage
+        if not isinstance(usage, str):
+            usage = self._usage = usage()
         if known is not None and profile.digest == self._refused_digest:
-            return Stored(known.facts, known.record, known.digest, self.status, self._load, self._usage)
-        return Stored(profile.facts, profile.record, profile.digest, self.status, self._load, self._usage)
+            return Stored(known.facts, known.record, known.digest, self.status, self._load, usage)
+        return Stored(profile.facts, profile.record, profile.digest, self.status, self._load, usage)
 
     def _reason(self, stored: Stored, known: Stored) -> str:
         reasons = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyscheduler.core import ids
 from pyscheduler.core.limits import MAX_REASON_CHARS
@@ -50,8 +51,7 @@ class LifecyclePolicy:
         object.__setattr__(self, "core_services", tuple(ids.service_type(name) for name in self.core_services))
 
 
-@dataclass(frozen=True, slots=True)
-class Vitals:
+class Vitals(NamedTuple):
     """What one health check looks at.
 
     Args:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from pydantic import ValidationError
@@ -33,6 +34,8 @@ _BEFORE = re.compile(
 _BETWEEN = re.compile(
     r'-?(?:0|[1-9][0-9]{0,17})[ \t\n\r]*,[ \t\n\r]*"resource_usage"[ \t\n\r]*:[ \t\n\r]*(\{[ -Z^-z|~]{0,1024}\})'
 )
+_NUMBER_CHARS = len("-2.2250738585072014e-308")
+_MOST_USAGE_CHARS = len("{}") + sum(len(name) + len('"":,') + _NUMBER_CHARS for name in _USAGE_FIELDS)
 
 
 @dataclass(slots=True)
@@ -60,13 +63,18 @@ class Repeat:
         if len(text) > MAX_REPEATED_CHARS or (before := _BEFORE.match(text)) is None:
             return None
         between = _BETWEEN.match(text, before.end())
-        if between is None:
-            return None
         metrics = {name: canonical_json(value) for name, value in metrics_of(frame).items()}
+        room = MAX_USAGE_BYTES - sum(len(name) + len(value) + len('"":,') for name, value in metrics.items())
+        if between is None or room < _MOST_USAGE_CHARS:
+            return None
         return cls(before.group(), sys.intern(text[between.end() :]), metrics)
 
-    def read(self, text: str) -> tuple[ResourceUsage, str] | None:
-        """The resource usage of a repeat, and its canonical JSON with the metrics; ``None`` if ``text`` is none."""
+    def read(self, text: str) -> tuple[ResourceUsage, Callable[[], str]] | None:
+        """The resource usage of a repeat; ``None`` if ``text`` is none.
+
+        Beside it, what makes its canonical JSON with the metrics: of heartbeats that come faster than they can be
+        stored, only the last is.
+        """
         if not text.startswith(self.before):
             return None
         between = _BETWEEN.match(text, len(self.before))
@@ -81,7 +89,11 @@ class Repeat:
         # Of a member that is there twice the last one would be left: then there are more colons than members.
         if told.count(":") != len(members) or not members.keys() <= _USAGE_FIELDS:
             return None
-        canonical = {name: "null" if value is None else repr(value) for name, value in members.items()}
-        canonical.update(self.metrics)
-        body = ",".join([f'"{name}":{canonical[name]}' for name in sorted(canonical)])
-        return (usage, f"{{{body}}}") if len(body) + 2 <= MAX_USAGE_BYTES else None
+        return usage, partial(_canonical, members, self.metrics)
+
+
+def _canonical(members: Mapping[str, float | None], metrics: Mapping[str, str]) -> str:
+    told = {name: "null" if value is None else repr(value) for name, value in members.items()}
+    told.update(metrics)
+    body = ",".join([f'"{name}":{told[name]}' for name in sorted(told)])
+    return f"{{{body}}}"
