@@ -106,7 +106,9 @@ def load_of(usage: ResourceUsage) -> float:
     if usage.gpu_queue_length:
         return 1.0
     percent = usage.cpu_percent if usage.gpu_percent is None else usage.gpu_percent
-    return round(min(max(percent, 0.0), 100.0) / 100, 2)
+    if percent <= 0.0:
+        return 0.0
+    return round(percent) / 100 if percent < 100.0 else 1.0
 
 
 def usage_of(frame: Frame) -> str:
