@@ -82,18 +82,17 @@ class Repeat:
             return None
         told = between.group(1)
         try:
-            members = from_json(told, allow_inf_nan=False)
-            usage: ResourceUsage = _USAGE.validate_python(members)
-        except (ValueError, ValidationError):
+            usage: ResourceUsage = _USAGE.validate_json(told)
+        except ValidationError:
             return None
-        # Of a member that is there twice the last one would be left: then there are more colons than members.
-        if told.count(":") != len(members) or not members.keys() <= _USAGE_FIELDS:
+        # A member that is there twice, one that is not known, or a text: then there are more colons than members.
+        if told.count(":") != len(usage.model_fields_set):
             return None
-        return usage, partial(_canonical, members, self.metrics)
+        return usage, partial(_canonical, told, self.metrics)
 
 
-def _canonical(members: Mapping[str, float | None], metrics: Mapping[str, str]) -> str:
-    told = {name: "null" if value is None else repr(value) for name, value in members.items()}
+def _canonical(usage: str, metrics: Mapping[str, str]) -> str:
+    told = {name: "null" if value is None else repr(value) for name, value in from_json(usage).items()}
     told.update(metrics)
     body = ",".join([f'"{name}":{told[name]}' for name in sorted(told)])
     return f"{{{body}}}"
