@@ -16,6 +16,7 @@ from pyscheduler.registry.http_bounds import MAX_HEAD_BYTES, MAX_HEADERS, TOO_LA
 _ACCEPT_SALT: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _VERSION: Final = b"13"
+_NO_BODY: Final = (b"", b"0")
 
 
 class Refused(Exception):
@@ -44,13 +45,17 @@ class _Head:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     complete: bool = False
 
+    def on_message_begin(self) -> None:
+        if self.complete:  # the parser would go on with a next request, and put its parts to those of this one
+            raise ValueError("a second request")
+
     def on_url(self, piece: bytes) -> None:
         self.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= MAX_HEADERS:
             raise OverflowError("too many headers")
-        self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value.strip(b" \t")))  # the parser leaves the blanks after it
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -109,11 +114,16 @@ class UpgradeRequest:
         if not _leads_to(head.target, self._path):
             text = f"no such path: nodes connect to {self._path}"
             raise Refused(HTTPStatus.NOT_FOUND, text, with_body=with_body)
-        if not is_upgrade or head.all_of(b"upgrade").strip().lower() != b"websocket":
+        if not is_upgrade or head.all_of(b"upgrade").lower() != b"websocket":
             text = "this is a WebSocket endpoint"
             raise Refused(HTTPStatus.UPGRADE_REQUIRED, text, "upgrade: websocket", with_body=with_body)
         if method != b"GET":
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", "allow: GET")
+        if self._parser.get_http_version() != "1.1":
+            raise Refused(HTTPStatus.BAD_REQUEST, "a WebSocket begins with HTTP/1.1")
+        # The parser leaves a body to what comes after, where it would count as frames.
+        if head.all_of(b"content-length") not in _NO_BODY or head.all_of(b"transfer-encoding"):
+            raise Refused(HTTPStatus.BAD_REQUEST, "the request for a WebSocket has no body")
         if head.all_of(b"sec-websocket-version") != _VERSION:
             said = f"sec-websocket-version: {_VERSION.decode()}"
             raise Refused(HTTPStatus.UPGRADE_REQUIRED, "this endpoint speaks version 13 of WebSocket", said)

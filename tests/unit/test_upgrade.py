@@ -64,6 +64,11 @@ def test_however_it_is_cut_it_is_answered_and_what_follows_is_left(cuts: list[in
         _request(without=b"Upgrade", headers=(b"upgrade: WebSocket",)),
         _request(without=b"Connection", headers=(b"Connection: keep-alive, Upgrade",)),
         _request(headers=(b"Sec-WebSocket-Extensions: permessage-deflate", b"Sec-WebSocket-Protocol: chat")),
+        _request(without=b"Upgrade", headers=(b"Upgrade:\t websocket \t",)),
+        _request(without=b"Sec-WebSocket-V", headers=(b"Sec-WebSocket-Version:  13 \t",)),
+        _request(without=b"Sec-WebSocket-K", headers=(b"Sec-WebSocket-Key:  " + KEY + b" \t",)),
+        _request(headers=(b"Content-Length: 0", b"X:")),
+        b"\r\n" + _request(),
         _request(headers=(b"X: \xff\xfe",)),
         _request(headers=tuple(b"X-%d: y" % number for number in range(MAX_HEADERS - 5))),
         _request(headers=(b"X: " + b"y" * (MAX_HEAD_BYTES - 300),)),
@@ -74,6 +79,11 @@ def test_however_it_is_cut_it_is_answered_and_what_follows_is_left(cuts: list[in
         "case",
         "list",
         "extensions",
+        "blanks about the upgrade",
+        "blanks about the version",
+        "blanks about the key",
+        "nothing in a body",
+        "after an empty line",
         "not ASCII",
         "as many headers as may",
         "as large as may be",
@@ -97,6 +107,10 @@ def test_what_is_an_upgrade(request_: bytes) -> None:
         (_request(without=b"Upgrade", headers=(b"Upgrade: h2c",)), 426, b"a WebSocket endpoint"),
         (b"POST /ws/node HTTP/1.1\r\nContent-Length: 5\r\n\r\n01234", 426, b"a WebSocket endpoint"),
         (_request(b"POST /ws/node HTTP/1.1"), 405, b"GET"),
+        (_request(b"GET /ws/node HTTP/1.0"), 400, b"HTTP/1.1"),
+        (_request(b"GET /ws/node HTTP/2.0"), 400, b"HTTP/1.1"),
+        (_request(headers=(b"Content-Length: 2",)) + AFTER, 400, b"no body"),
+        (_request(headers=(b"Transfer-Encoding: chunked",)) + b"0\r\n\r\n", 400, b"no body"),
         (_request(without=b"Sec-WebSocket-V"), 426, b"version 13"),
         (_request(without=b"Sec-WebSocket-V", headers=(b"Sec-WebSocket-Version: 8",)), 426, b"version 13"),
         (_request(headers=(b"Sec-WebSocket-Version: 13",)), 426, b"version 13"),
@@ -116,6 +130,19 @@ def test_what_is_none(request_: bytes, status: int, says: bytes) -> None:
     answered, body = _refusal(request_)
     assert answered == status
     assert says in body
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        (b"GET /ws HTTP/1.1\r\n\r\n", _request(b"GET /node HTTP/1.1"), 404),
+        (b"GET /ws/node HTTP/1.1\r\n\r\n", _request(), 426),
+        (b"GET /ws/node HTTP/1.1\r\n\r\n", b"X: y\r\n" * (MAX_HEADERS + 1), 426),
+    ],
+)
+def test_the_first_request_alone_is_answered(first: bytes, second: bytes, status: int) -> None:
+    assert _refusal(first + second) == _refusal(first)
+    assert _refusal(first)[0] == status
 
 
 def test_the_answer_to_head_has_no_body() -> None:
