@@ -130,16 +130,13 @@ class NodeDoor:
         socket.close_now(code, reason)
 
     def left(self, visit: Visit) -> None:
-        """A node's socket is over: what has come of it is still read, and the node is released."""
-        task = asyncio.create_task(self._see_off(visit.socket, visit.connection), name="pyscheduler-connection")
+        """A node's socket is over: what was read of it is still done, and the node is released."""
+        task = asyncio.create_task(self._see_off(visit.connection), name="pyscheduler-connection")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _see_off(self, socket: NodeSocket, connection: Connection) -> None:
+    async def _see_off(self, connection: Connection) -> None:
         try:
-            while socket.has_more:
-                await connection.rest()
-                await asyncio.sleep(0)
             await connection.on_closed()
         except Exception as error:
             connection.fail(error)
@@ -212,7 +209,7 @@ class Visit:
             return False
 
     def over(self) -> None:
-        """Nothing goes out any more, and nothing comes but what has come already."""
+        """Nothing goes out any more, and nothing comes."""
         self._door.left(self)
 
 

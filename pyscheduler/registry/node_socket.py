@@ -30,7 +30,7 @@ MAX_CLOSING_S: Final = 10.0
 _WHOLE_TEXT: Final = 0x80 | Opcode.TEXT
 _MASKED: Final = 0x80
 _NOT_UTF_8: Final = 1007
-_MESSAGES_A_TURN: Final = 32
+_FRAMES_A_TURN: Final = 32
 
 
 class Reader(Protocol):
@@ -40,7 +40,7 @@ class Reader(Protocol):
         """A message came. Returns whether the next one may; else :meth:`NodeSocket.read_on` is called once it may."""
 
     def over(self) -> None:
-        """Nothing goes out any more, and nothing comes but what :attr:`NodeSocket.has_more`. Called once."""
+        """Nothing goes out any more, and nothing comes. Called once."""
 
 
 class Door(Protocol):
@@ -66,10 +66,11 @@ class NodeSocket(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_at",
         "_deadline",
         "_door",
         "_drained",
-        "_inbox",
+        "_held",
         "_max_frame_bytes",
         "_mute",
         "_over",
@@ -80,9 +81,9 @@ class NodeSocket(asyncio.Protocol):
         "_reader",
         "_reading_paused",
         "_request",
-        "_rest",
         "_text",
         "_transport",
+        "_unread",
     )
 
     _transport: asyncio.Transport
@@ -93,15 +94,15 @@ class NodeSocket(asyncio.Protocol):
         self._request: UpgradeRequest | None = UpgradeRequest(path)
         self._reader: Reader | None = None
         self._parser: Parser | None = None
-        self._rest = b""
-        """Beginning of a frame, too short to tell its length."""
+        self._unread, self._at = b"", 0
+        """What one read of the connection brought, and how far of it is read."""
+        self._held = False
+        """The reader wants no more for now."""
         self._owed = 0
         """Bytes of a frame that the parser has a part of."""
         self._parts: list[bytes] = []
         """Fragments of a message that is not complete."""
         self._text = False
-        self._inbox: list[str | bytes] = []
-        """What has come and is not read, the next one first: at most what one read of the connection brought."""
         self._reading_paused = False
         self._drained: asyncio.Event | None = None
         """There while the peer does not read: set when it does again, or has gone."""
@@ -138,12 +139,11 @@ class NodeSocket(asyncio.Protocol):
         """Begin the closing handshake of a socket that is open and has been sent nothing yet."""
         self._open_parser().send_close(int(code), reason)
         self._write_of_parser()
-        self._inbox.clear()
         self._fall_silent()
+        asyncio.get_running_loop().call_soon(self._take)  # the peer's answer may have come
 
     def abort(self) -> None:
         """Drop the connection at once, with whatever is still to be sent or read."""
-        self._inbox.clear()
         self._transport.abort()
 
     def shut_down(self) -> None:
@@ -161,24 +161,10 @@ class NodeSocket(asyncio.Protocol):
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def has_more(self) -> bool:
-        """Whether messages have come that are not read."""
-        return bool(self._inbox)
-
     def read_on(self) -> None:
-        """Have read what has come, until the reader wants no more for now; nothing is taken from the peer meanwhile."""
-        reader, inbox = self._reader, self._inbox
-        if reader is None:
-            return
-        taken, wants = 0, True
-        while wants and taken < min(_MESSAGES_A_TURN, len(inbox)):
-            wants = reader.read(inbox[taken])
-            taken += 1
-        del inbox[:taken]
-        if wants and inbox:
-            asyncio.get_running_loop().call_soon(self.read_on)  # others' turn
-        self._pause_reading(not wants or bool(inbox))
+        """The reader wants more again."""
+        self._held = False
+        self._take()
 
     def _pause_reading(self, pause: bool) -> None:
         if self._transport.is_closing():
@@ -191,8 +177,6 @@ class NodeSocket(asyncio.Protocol):
 
     def _came(self, data: bytes) -> None:
         """A message is complete."""
-        if self._mute:
-            return
         message: str | bytes = data
         if self._text:
             try:
@@ -200,11 +184,8 @@ class NodeSocket(asyncio.Protocol):
             except UnicodeDecodeError:
                 self._fail(_NOT_UTF_8)
                 return
-        reader = self._reader
-        if self._reading_paused or reader is None:
-            self._inbox.append(message)
-        elif not reader.read(message):
-            self._pause_reading(True)
+        if self._reader is not None:
+            self._held = not self._reader.read(message)
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
@@ -216,6 +197,7 @@ class NodeSocket(asyncio.Protocol):
         self.resume_writing()
         if self._deadline is not None:
             self._deadline.cancel()
+        self._unread = b""
         self._end()
         self._door.gone(self)
 
@@ -236,7 +218,8 @@ class NodeSocket(asyncio.Protocol):
         if self._request is not None:
             self._begin(self._request, data)
             return
-        self._take(self._rest + data if self._rest else data)
+        self._unread, self._at = self._unread[self._at :] + data if self._unread else data, 0
+        self._take()
 
     def _begin(self, request: UpgradeRequest, data: bytes) -> None:
         try:
@@ -255,32 +238,46 @@ class NodeSocket(asyncio.Protocol):
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes) -> None:
-        """Frames, from the end of one or the middle of one whose rest the parser is owed."""
-        self._rest = b""
-        at, end = min(self._owed, len(data)), len(data)
-        if at:
-            self._owed -= at
-            self._parse(data[:at])
-        while at < end and not self._transport.is_closing():
-            begin, after = _payload(data, at)
-            if begin == 0:
-                self._rest = data[at:]
-                return
-            if (
-                data[at] == _WHOLE_TEXT
-                and data[at + 1] & _MASKED
-                and after <= end
-                and after - begin <= self._max_frame_bytes
-                and not self._parts
-                and not self._mute
-            ):
-                self._text = True
-                self._came(apply_mask(data[begin:after], data[begin - 4 : begin]))
-            else:
-                self._owed = max(0, after - end)
-                self._parse(data[at:after])
-            at = after
+    def _take(self) -> None:
+        """Read what has come until the reader wants no more for now; nothing is taken from the peer meanwhile."""
+        frames = 0
+        while frames < _FRAMES_A_TURN and not self._held and self._take_frame():
+            frames += 1
+        others_turn = frames == _FRAMES_A_TURN
+        if others_turn:
+            asyncio.get_running_loop().call_soon(self._take)
+        self._pause_reading(self._held or others_turn)
+
+    def _take_frame(self) -> bool:
+        """Read a frame, or as much of one as has come. Returns whether there was any."""
+        data, at, end = self._unread, self._at, len(self._unread)
+        if at >= end or self._transport.is_closing():
+            self._unread = b""
+            return False
+        if self._owed:
+            self._at = min(at + self._owed, end)
+            self._owed -= self._at - at
+            self._parse(data[at : self._at])
+            return True
+        begin, after = _payload(data, at)
+        if begin == 0:  # its length is still to come
+            self._unread, self._at = data[at:], 0
+            return False
+        self._at = after
+        if (
+            data[at] == _WHOLE_TEXT
+            and data[at + 1] & _MASKED
+            and after <= end
+            and after - begin <= self._max_frame_bytes
+            and not self._parts
+            and not self._mute
+        ):
+            self._text = True
+            self._came(apply_mask(data[begin:after], data[begin - 4 : begin]))
+        else:
+            self._owed = max(0, after - end)
+            self._parse(data[at:after])
+        return True
 
     def _open_parser(self) -> Parser:
         if self._parser is None:
@@ -307,6 +304,8 @@ class NodeSocket(asyncio.Protocol):
                 self._close_connection()
 
     def _on_fragment(self, frame: Frame) -> None:
+        if self._mute:
+            return
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
         # The size of a message is bounded by its bytes; a fragment costs memory even if it has none.
@@ -347,7 +346,7 @@ class NodeSocket(asyncio.Protocol):
     def _fall_silent(self) -> None:
         self._mute = True
         self._parts, self._pongs = [], b""
-        self._pause_reading(False)
+        self._held = False
         self._let_go()
 
     def _close_connection(self) -> None:
