@@ -208,6 +208,10 @@ class Visit:
             connection.fail(error)
             return False
 
+    def failed(self, code: int) -> None:
+        """The socket was closed with ``code`` without the connection's doing."""
+        self._metrics.closed.labels(str(int(code))).inc()
+
     def over(self) -> None:
         """Nothing goes out any more, and nothing comes."""
         self._door.left(self)

@@ -39,6 +39,9 @@ class Reader(Protocol):
     def read(self, message: str | bytes) -> bool:
         """A message came. Returns whether the next one may; else :meth:`NodeSocket.read_on` is called once it may."""
 
+    def failed(self, code: int) -> None:
+        """The socket was closed with ``code``, over what came or since the process stops."""
+
     def over(self) -> None:
         """Nothing goes out any more, and nothing comes. Called once."""
 
@@ -337,6 +340,9 @@ class NodeSocket(asyncio.Protocol):
     def _failed(self) -> None:
         if not self._mute:
             self._write_of_parser()
+            sent = self._open_parser().close_sent
+            if self._reader is not None and sent is not None:
+                self._reader.failed(sent.code)
         self._fall_silent()
         self._close_connection()
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
@@ -47,11 +48,13 @@ class Pipe(asyncio.Transport):
 
 
 class Hall:
-    """A door and the one who reads behind it, who wants a pause after every third message."""
+    """A door and the one who reads behind it, who wants a pause after every so many messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: int = 3) -> None:
         self.got: list[str | bytes] = []
+        self.every = every
         self.ends = 0
+        self.failures: list[int] = []
         self.full = False
 
     def arrived(self, socket: NodeSocket) -> None:
@@ -66,8 +69,12 @@ class Hall:
     def read(self, message: str | bytes) -> bool:
         self.got.append(message)
         assert not self.full
-        self.full = len(self.got) % 3 == 0
+        self.full = bool(self.every) and len(self.got) % self.every == 0
         return not self.full
+
+    def failed(self, code: int) -> None:
+        assert self.ends == 0
+        self.failures.append(code)
 
     def over(self) -> None:
         self.ends += 1
@@ -91,6 +98,7 @@ async def _by_the_socket(pieces: list[bytes]) -> Told:
     told = hall.got, bytes(pipe.written), pipe.closing
     socket.connection_lost(None)
     assert hall.ends == 1
+    assert len(hall.failures) <= 1
     return told
 
 
@@ -150,3 +158,66 @@ def test_frames_mean_what_the_parser_says(frames: list[bytes], cuts: list[int]) 
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in itertools.pairwise(places)]
     assert asyncio.run(_by_the_socket(pieces)) == _by_the_parser(data)
+
+
+async def test_a_flood_of_frames_leaves_others_their_turn() -> None:
+    """Each turn reads a few of them, and nothing more comes in meanwhile."""
+    hall, pipe = Hall(every=0), Pipe()
+    socket = NodeSocket(hall, path="/ws/node", max_frame_bytes=MAX_BYTES)
+    socket.connection_made(pipe)
+    socket.data_received(upgrade() + frame(TEXT, b"x") * 1000 + frame(TEXT, b"y")[:-1])
+    turns = 0
+    while pipe.paused:
+        assert len(hall.got) <= 50 * (turns + 1)
+        turns += 1
+        await asyncio.sleep(0)
+    socket.data_received(b"y")
+    assert (hall.got, turns > 1000 // 50) == (["x"] * 1000 + ["y"], True)
+    socket.connection_lost(None)
+
+
+async def test_a_flood_of_pings_leaves_others_their_turn() -> None:
+    hall, pipe = Hall(), Pipe()
+    socket = NodeSocket(hall, path="/ws/node", max_frame_bytes=MAX_BYTES)
+    socket.connection_made(pipe)
+    socket.data_received(upgrade())
+    del pipe.written[:]
+    socket.data_received(frame(PING, b"") * 1000)
+    assert pipe.paused
+    assert len(pipe.written) < 500
+    socket.connection_lost(None)
+    pipe.close()
+    await asyncio.sleep(0)
+    assert len(pipe.written) < 500  # nobody is there any more
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [(frame(TEXT, b"\xff"), 1007), (frame(5, b""), 1002), (frame(BINARY, b"", says=1 << 40), 1009)]
+)
+async def test_the_reader_is_told_of_a_fault_after_what_came_before_it(said: bytes, code: int) -> None:
+    hall, pipe = Hall(), Pipe()
+    socket = NodeSocket(hall, path="/ws/node", max_frame_bytes=MAX_BYTES)
+    socket.connection_made(pipe)
+    socket.data_received(upgrade() + frame(TEXT, b"x") * 3 + said + frame(TEXT, b"y"))
+    assert (hall.got, hall.failures, hall.ends) == (["x"] * 3, [], 0)
+    socket.read_on()
+    assert (hall.got, hall.failures, hall.ends) == (["x"] * 3, [code], 1)
+    socket.connection_lost(None)
+    assert hall.ends == 1
+
+
+async def test_a_closing_socket_takes_what_came_before_its_peers_answer() -> None:
+    """The reader had wanted no more, so the answer was behind messages that are read by nobody now."""
+    hall, pipe = Hall(), Pipe()
+    socket = NodeSocket(hall, path="/ws/node", max_frame_bytes=MAX_BYTES)
+    socket.connection_made(pipe)
+    socket.data_received(upgrade() + frame(TEXT, b"x") * 100 + frame(TEXT, b"", last=False) + frame(CLOSE, b"")[:3])
+    await socket.close(1012, "")
+    assert (pipe.paused, hall.ends) == (True, 1)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert (pipe.paused, pipe.closing) == (False, False)
+    socket.data_received(frame(CLOSE, b"")[3:])
+    assert (pipe.closing, hall.got, hall.failures) == (True, ["x"] * 3, [])
+    assert pipe.written.count(b"\x88") == 1
+    socket.connection_lost(None)
