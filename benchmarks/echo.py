@@ -32,6 +32,9 @@ async def _ours(bound: socket.socket) -> None:
             self._socket.send_now(message)
             return True
 
+        def failed(self, code: int) -> None:
+            pass
+
         def over(self) -> None:
             pass
 

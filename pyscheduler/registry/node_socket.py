@@ -196,6 +196,9 @@ class NodeSocket(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._door.arrived(self)
 
+    def eof_received(self) -> None:
+        self._close_connection()  # the transport would wait for a peer that reads nothing for as long as that lasts
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
         if self._deadline is not None:

@@ -97,7 +97,10 @@ async def test_who_does_not_answer_the_close_of_its_session_is_cut(
         assert _closed(scheduler, 4400) == 1
 
 
-async def test_who_says_farewell_and_reads_nothing_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("farewell", [NORMAL, b""], ids=["close", "end of the stream"])
+async def test_who_says_farewell_and_reads_nothing_is_cut(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, farewell: bytes
+) -> None:
     """The answers before it fill everything between the two, so that the answer to it can never be taken."""
     monkeypatch.setattr(node_socket, "MAX_CLOSING_S", 0.2)
     scheduler = await serve()
@@ -106,7 +109,8 @@ async def test_who_says_farewell_and_reads_nothing_is_cut(serve: Serve, monkeypa
         (socket_,) = _door(scheduler)._sockets
         while socket_._drained is None:
             await peer.send(frame(PING, b"p" * 125) * 500)
-        await peer.send(NORMAL)
+        await peer.send(farewell)
+        peer.writer.write_eof()
         await _nobody_left(scheduler)
 
 
