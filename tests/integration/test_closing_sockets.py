@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from pyscheduler.core.results import NodeStatus
-from pyscheduler.registry import node_socket
+from pyscheduler.registry import node_door, node_socket
 from pyscheduler.registry.node_door import NodeDoor
 from tests.doors import Scheduler, Serve, connect, eventually, with_status
 from tests.fixtures.clients import HEAD
@@ -185,8 +185,9 @@ async def has_sent_all(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("ends", ["reset", "left", "stopped"])
-async def test_in_every_phase_a_connection_can_end(serve: Serve, ends: str) -> None:
+async def test_in_every_phase_a_connection_can_end(serve: Serve, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
     """The peers go without a word, or the process stops and they stay as they are."""
+    monkeypatch.setattr(node_door, "_LAST_CLOSES_S", 60.0)  # none of them has to be cut
     scheduler = await serve()
     async with AsyncExitStack() as stack:
         peers = {}
