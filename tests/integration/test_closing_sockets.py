@@ -216,3 +216,16 @@ async def test_a_stop_does_not_wait_for_who_reads_nothing(serve: Serve) -> None:
         async with asyncio.timeout(5):
             await scheduler.process.stop()
         await _nobody_left(scheduler)
+
+
+async def test_who_is_left_when_the_door_closes_is_told_why(serve: Serve) -> None:
+    """Such a one has not read what it was sent before, so that its session could not close it."""
+    scheduler = await serve()
+    async with connected(scheduler.url) as peer:
+        await peer.send(upgrade() + _register("left"))
+        await peer.until(b"node_status")
+        await _door(scheduler).stop()
+        assert (await peer.rest()).endswith(frame(CLOSE, b"\x03\xf4", masked=False))
+        assert _closed(scheduler, 1012) == 1
+    await eventually(lambda: with_status(scheduler, "left", NodeStatus.OFFLINE), "the node is released")
+    await _nobody_left(scheduler)
