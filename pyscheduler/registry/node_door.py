@@ -118,7 +118,7 @@ class NodeDoor:
         shared.metrics.opened.labels("accepted").inc()
         connection = Connection(shared, socket, socket.peer, socket.read_on)
         shared.sockets.add(connection)
-        return Visit(self, socket, connection, shared.metrics, self._max_message_bytes)
+        return Visit(self, connection, shared.metrics, self._max_message_bytes)
 
     def _turn_away(self, socket: NodeSocket) -> None:
         code, reason = CloseCode.TRY_AGAIN_LATER, f"at most {self._max_connections} connections"
@@ -174,18 +174,14 @@ class Visit:
 
     Args:
         door: the door.
-        socket: its socket.
         connection: the connection.
         metrics: counters.
         max_message_bytes: size beyond which a message is answered with an error, in bytes.
     """
 
-    __slots__ = ("_door", "_max_message_bytes", "_metrics", "connection", "socket")
+    __slots__ = ("_door", "_max_message_bytes", "_metrics", "connection")
 
-    def __init__(
-        self, door: NodeDoor, socket: NodeSocket, connection: Connection, metrics: Metrics, max_message_bytes: int
-    ) -> None:
-        self.socket = socket
+    def __init__(self, door: NodeDoor, connection: Connection, metrics: Metrics, max_message_bytes: int) -> None:
         self.connection = connection
         self._door = door
         self._metrics = metrics

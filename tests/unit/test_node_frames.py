@@ -189,6 +189,7 @@ async def test_a_flood_of_pings_leaves_others_their_turn() -> None:
     pipe.close()
     await asyncio.sleep(0)
     assert len(pipe.written) < 500  # nobody is there any more
+    assert not socket._unread
 
 
 @pytest.mark.parametrize(
