@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyscheduler.core.facts import Facts
-from pyscheduler.core.report import NodeReport
+from pyscheduler.core.report import WRITTEN_STATUSES, NodeReport
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import InvalidInput
 
@@ -36,6 +37,24 @@ def test_the_digest_changes_exactly_with_facts_or_record(
     one = NodeReport.of(facts, record=record, load=load)
     two = NodeReport.of(other, record=other_record, load=other_load, status=NodeStatus.DEGRADED, usage={"x": 1})
     assert (one.digest == two.digest) == (facts == other and record == other_record)
+
+
+def same(one: NodeReport, two: NodeReport) -> bool:
+    """Whether two reports are alike in every field, the digest too, which equality leaves out."""
+    return all(getattr(one, each.name) == getattr(two, each.name) for each in dataclasses.fields(NodeReport))
+
+
+@given(facts_strategy, records, st.sampled_from(sorted(WRITTEN_STATUSES)), st.floats(0, 1), records)
+def test_a_report_of_what_was_checked_is_the_one_that_the_class_makes(
+    facts: Facts, record: dict[str, int], status: NodeStatus, load: float, usage: dict[str, int]
+) -> None:
+    made = NodeReport.of(facts, record=record, status=status, load=load, usage=usage)
+    checked = NodeReport.of_checked(facts, made.record, made.digest, status, load, made.usage)
+    assert same(checked, made)
+    assert checked == made
+    assert (hash(checked), repr(checked)) == (hash(made), repr(made))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        checked.load = 0.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("status", [NodeStatus.DRAINING, NodeStatus.OFFLINE])

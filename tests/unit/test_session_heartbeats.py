@@ -71,6 +71,15 @@ def test_load_and_usage_are_written_only_where_they_changed() -> None:
     assert touch.load == 0.8
 
 
+def test_metrics_too_long_for_a_report_are_in_none() -> None:
+    socket = registered()
+    message = beat(mem_percent=50)
+    message["processing_metrics"] = {"x": "x" * 5000}
+    update = store_action(socket.send(message))
+    assert isinstance(update, Update)
+    assert json.loads(update.report.usage) == message["resource_usage"]
+
+
 def test_what_the_store_did_not_acknowledge_is_sent_again() -> None:
     socket = ready()
     (lost,) = socket.send(beat(gpu_percent=80))
