@@ -517,6 +517,8 @@ def test_a_record_beyond_its_bound_is_refused_unless_only_derived_lists_make_it_
         ({"cpu_percent": 80}, 0.8),
         ({"cpu_percent": 80, "gpu_percent": None}, 0.8),
         ({"cpu_percent": 5, "gpu_percent": 0}, 0.0),
+        ({"cpu_percent": 5, "gpu_percent": 0.8}, 0.01),
+        ({"cpu_percent": 5, "gpu_percent": 100.8}, 1.0),
         ({"cpu_percent": 5, "gpu_percent": 250}, 1.0),
         ({"cpu_percent": 5, "gpu_percent": -3}, 0.0),
         ({"cpu_percent": 5, "gpu_percent": 1, "gpu_queue_length": 2}, 1.0),
