@@ -108,7 +108,8 @@ def test_every_fault_can_be_planted() -> None:
 
 @pytest.mark.parametrize("fault", QUICK)
 def test_a_planted_fault_is_found(make_server: Callable[[], PlainServer], fault: str) -> None:
-    assert_found(make_server, fault, 25)
+    # A few will do, as a rule; how many varies with every change of the code, whose constants Hypothesis tries.
+    assert_found(make_server, fault, 200)
 
 
 @pytest.mark.faults
