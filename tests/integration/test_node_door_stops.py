@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyscheduler.core.results import NodeStatus
+from pyscheduler.registry.connection import Connection
 from pyscheduler.registry.listener import CannotListen
 from pyscheduler.registry.process import ServeProcess
 from pyscheduler.settings import ServeSettings
@@ -55,3 +56,22 @@ async def test_ports_that_are_taken_are_named(serve: Serve, redis_url: str, name
     process = ServeProcess(ServeSettings(**{**QUICK, "redis_url": redis_url, "namespace": namespace, "port": taken}))
     with pytest.raises(CannotListen, match=rf"port {taken}.*--port"):
         await process.start()
+
+
+async def test_a_stop_waits_until_every_connection_has_been_seen_off(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_closed = Connection.on_closed
+
+    async def slowly(connection: Connection, reason: str = "") -> None:
+        await asyncio.sleep(0.3)
+        await on_closed(connection, reason)
+
+    monkeypatch.setattr(Connection, "on_closed", slowly)
+    scheduler = await serve()
+    async with connect(scheduler.url) as node:
+        await node.register()
+        sockets = scheduler.process.shared.sockets
+        assert len(sockets) == 1
+        await scheduler.process.stop()
+        assert len(sockets) == 0
