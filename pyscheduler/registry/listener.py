@@ -16,7 +16,8 @@ import uvicorn
 from pyscheduler.errors import PyschedulerError
 from pyscheduler.registry.http_bounds import REQUEST_TIMEOUT_S, BoundedHttpProtocol
 
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 
 class CannotListen(PyschedulerError):
@@ -40,7 +41,7 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
         bound = socket.create_server(
             address[:2] if family == socket.AF_INET else address,
             family=family,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             dualstack_ipv6=family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6(),
         )
     except (OSError, UnicodeError, IndexError) as error:
@@ -98,7 +99,7 @@ class Listener:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=1,
                 limit_concurrency=max_connections,
             )

@@ -14,13 +14,13 @@ from typing import Final
 
 from pyscheduler.core.codes import CloseCode
 from pyscheduler.registry.connection import Connection
+from pyscheduler.registry.listener import BACKLOG
 from pyscheduler.registry.metrics import Metrics
 from pyscheduler.registry.node_socket import NodeSocket
 from pyscheduler.registry.shared import Shared, now_ms
 
 NODE_PATH: Final = "/ws/node"
 
-_BACKLOG: Final = 2048
 _TICK_SLICE: Final = 500
 _LAST_CLOSES_S: Final = 1.0
 
@@ -50,7 +50,7 @@ class NodeDoor:
         tick_ms: int,
     ) -> None:
         self.port: int = bound.getsockname()[1]
-        self.stopping = False
+        self._stopping = False
         self._shared = shared
         self._bound = bound
         self._max_connections = max_connections
@@ -71,11 +71,11 @@ class NodeDoor:
     async def start(self) -> None:
         """Begin to accept. Returns when connections are accepted."""
         made = partial(NodeSocket, self, path=NODE_PATH, max_frame_bytes=self._max_frame_bytes)
-        self._server = await asyncio.get_running_loop().create_server(made, sock=self._bound, backlog=_BACKLOG)
+        self._server = await asyncio.get_running_loop().create_server(made, sock=self._bound, backlog=BACKLOG)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; open connections stay, and those that become WebSockets now are turned away."""
-        self.stopping = True
+        self._stopping = True
         if self._server is not None:
             self._server.close()
         self._bound.close()
@@ -112,7 +112,7 @@ class NodeDoor:
         """It is a WebSocket now. ``None``: it is turned away, and has been told so."""
         self._no_websockets.pop(socket, None)
         shared = self._shared
-        if self.stopping or len(shared.sockets) >= self._max_connections:
+        if self._stopping or len(shared.sockets) >= self._max_connections:
             self._turn_away(socket)
             return None
         shared.metrics.opened.labels("accepted").inc()
@@ -122,10 +122,10 @@ class NodeDoor:
 
     def _turn_away(self, socket: NodeSocket) -> None:
         code, reason = CloseCode.TRY_AGAIN_LATER, f"at most {self._max_connections} connections"
-        if self.stopping:
+        if self._stopping:
             code, reason = CloseCode.SERVER_RESTART, "server restart"
         metrics = self._shared.metrics
-        metrics.opened.labels("stopping" if self.stopping else "too_many").inc()
+        metrics.opened.labels("stopping" if self._stopping else "too_many").inc()
         metrics.closed.labels(str(int(code))).inc()
         socket.close_now(code, reason)
 
