@@ -7,7 +7,8 @@ Each class carries the exit code that the command line answers with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class PyschedulerError(Exception):
@@ -16,8 +17,7 @@ class PyschedulerError(Exception):
     exit_code = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing wrong with an input.
 
     Args:

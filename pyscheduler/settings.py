@@ -13,12 +13,12 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import annotated_types
+from msgspec import Struct
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -325,8 +325,7 @@ class ServeSettings(StoreSettings):
 SettingKind = Literal["text", "integer", "choice", "path", "switch", "list"]
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One setting as documentation and command line need it.
 
     Args:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyscheduler.allocator.coalescing import Coalescer
 from pyscheduler.core.limits import MAX_TOUCH_BATCH, MAX_WAITING_HEARTBEATS
@@ -12,8 +13,7 @@ from pyscheduler.errors import PyschedulerError, SessionLost
 from pyscheduler.scripts import calls
 
 
-@dataclass(slots=True)
-class Heartbeat:
+class Heartbeat(Struct):
     """One heartbeat; ``load`` and ``usage`` are empty while they are what they were."""
 
     session: Session

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import rich_click as click
+from msgspec import Struct
 
 from pyscheduler.cli import output
 from pyscheduler.cli.options import store_options
@@ -49,8 +49,7 @@ _STYLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Since:
+class _Since(Struct, frozen=True):
     """Where to begin: after an entry, or at a time, at which there need be none."""
 
     id: str

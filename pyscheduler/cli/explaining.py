@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pyscheduler.cli import output
 from pyscheduler.cli.rules import has, reason, wants
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 _MOST_POOLS = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
+class Explained(Struct, frozen=True):
     """An explanation and the rules of the pools in it, as far as they could be read beside it."""
 
     explanation: results.Explanation

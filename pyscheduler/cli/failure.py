@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 
 import rich_click as click
+from msgspec import Struct
 
 from pyscheduler.cli.text import counted
 from pyscheduler.errors import (
@@ -38,8 +38,7 @@ _NEXT: tuple[tuple[type[PyschedulerError], str], ...] = (
 _WHAT = {"DocumentInvalid": "the pool configuration has", "SettingsInvalid": "the settings have"}
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A failure in the terms of the command line.
 
     Args:

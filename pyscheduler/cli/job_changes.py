@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from msgspec import Struct
 
 from pyscheduler.cli import output
 from pyscheduler.cli.job_options import request_options
@@ -50,8 +50,7 @@ _reason_option = click.option("--reason", default="", metavar="TEXT", help="Why,
 # --- asking for a node -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What a command asks for, whichever attempt it is for.
 
     Attributes:

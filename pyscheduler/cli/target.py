@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from pyscheduler.errors import StoreUnavailable
 
@@ -18,8 +19,7 @@ class NoStore(StoreUnavailable):
     """No URL was given and no embedded server runs on the state directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreTarget:
+class StoreTarget(Struct, frozen=True):
     """The store options of a command, as given."""
 
     redis_url: str | None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from pyscheduler.core.codes import CloseCode
 from pyscheduler.core.report import NodeReport
@@ -12,20 +13,17 @@ from pyscheduler.core.report import NodeReport
 Level = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send a text frame."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAdmission:
+class ReadAdmission(Struct, frozen=True):
     """Read the admission policy in force from the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(Struct, frozen=True):
     """Register the node. ``epoch`` 0 begins a session; any other is this session's, which the store has lost.
 
     ``admission_digest`` is that of the policy under which a new session was checked; empty for an old one, to which
@@ -38,39 +36,34 @@ class Register:
     admission_digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """Write a changed report."""
 
     report: NodeReport
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(Struct, frozen=True):
     """Renew the lease. ``None`` means unchanged since the store last acknowledged it."""
 
     load: float | None
     usage: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """The socket is gone: release the node with its reconnect grace. The last action of a session that has one."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Close the socket with this code and reason."""
 
     code: CloseCode
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """Write a log line; the adapter may count by ``event``."""
 
     level: Level

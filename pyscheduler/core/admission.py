@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Protocol
 
+from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from pyscheduler.core.canonical import canonical_json, short_digest
@@ -42,8 +42,7 @@ class Gpu(Protocol):
     def memory_gb(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """One thing that keeps a node out. ``code`` is an error code of the node protocol."""
 
     code: ErrorCode

@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, TypedDict
 
+from msgspec import Struct
+
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import canonical_json, short_digest
 from pyscheduler.core.facts import UNIQUE_LABEL_PREFIX
@@ -147,8 +149,7 @@ def _names(what: str, names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-@dataclass(frozen=True, slots=True)
-class JobAsk:
+class JobAsk(Struct, frozen=True):
     """One job of :meth:`pyscheduler.Allocator.reserve_many`."""
 
     job_id: str
@@ -156,8 +157,7 @@ class JobAsk:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """An attempt of a job, and the node that it has, or had.
 
     Attributes:
@@ -178,8 +178,7 @@ class Attempt:
     lease_end_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation(Attempt):
+class Reservation(Attempt, frozen=True):
     """Answer to a request for a node.
 
     Attributes:
@@ -189,8 +188,7 @@ class Reservation(Attempt):
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class JobStatus:
+class JobStatus(Struct, frozen=True):
     """Answer to an update of a job."""
 
     job_id: str
@@ -199,8 +197,7 @@ class JobStatus:
     lease_end_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Job(Attempt):
+class Job(Attempt, frozen=True):
     """All that is known of a job: its latest attempt.
 
     Attributes:
@@ -217,8 +214,7 @@ class Job(Attempt):
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class JobPage:
+class JobPage(Struct, frozen=True):
     """A page of jobs, in the order in which something is due for them.
 
     Attributes:
@@ -232,8 +228,7 @@ class JobPage:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeVerdict:
+class NodeVerdict(Struct, frozen=True):
     """What is against a node for a job; an empty ``reason`` if nothing is."""
 
     node_id: str
@@ -241,8 +236,7 @@ class NodeVerdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class JobExplanation:
+class JobExplanation(Struct, frozen=True):
     """Which node a job would get, and what is against each other one.
 
     Attributes:

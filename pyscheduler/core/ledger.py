@@ -8,7 +8,8 @@ to be remembered but the two sides.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from pyscheduler.core.actions import ReadAdmission, Register, StoreAction, Touch, Update
 from pyscheduler.core.facts import Facts
@@ -20,7 +21,7 @@ from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, Session
 
 
-class Stored(NamedTuple):
+class Stored(Struct, frozen=True):
     """What the store has of a node, or will have when a call succeeds."""
 
     facts: Facts
@@ -34,7 +35,7 @@ class Stored(NamedTuple):
         return NodeReport.of_checked(self.facts, self.record, self.digest, self.status, self.load, self.usage)
 
 
-class Flight(NamedTuple):
+class Flight(Struct, frozen=True):
     """A store call in flight, and what its outcome settles.
 
     Args:

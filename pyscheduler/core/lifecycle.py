@@ -7,8 +7,9 @@ The rules are those of the fleet's last server that had a lifecycle (public repo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from pyscheduler.core import ids
 from pyscheduler.core.limits import MAX_REASON_CHARS
@@ -16,8 +17,7 @@ from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True)
-class LifecyclePolicy:
+class LifecyclePolicy(Struct, frozen=True):
     """Thresholds of the lifecycle.
 
     Args:
@@ -48,10 +48,10 @@ class LifecyclePolicy:
                 raise InvalidInput(f"{name} must be from 1 to {top}, not {value}")
         if not 1 <= len(self.core_services) <= 32:
             raise InvalidInput(f"core_services must name 1 to 32 service types, not {len(self.core_services)}")
-        object.__setattr__(self, "core_services", tuple(ids.service_type(name) for name in self.core_services))
+        force_setattr(self, "core_services", tuple(ids.service_type(name) for name in self.core_services))
 
 
-class Vitals(NamedTuple):
+class Vitals(Struct, frozen=True):
     """What one health check looks at.
 
     Args:
@@ -65,8 +65,7 @@ class Vitals(NamedTuple):
     running: Mapping[str, bool]
 
 
-@dataclass(frozen=True, slots=True)
-class StatusChange:
+class StatusChange(Struct, frozen=True):
     from_: NodeStatus
     to: NodeStatus
     reason: str

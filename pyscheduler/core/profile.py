@@ -7,9 +7,10 @@ language code, a record beyond its bound) leaves the old one in force.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from pyscheduler.core import ids
 from pyscheduler.core.canonical import canonical_json, short_digest
@@ -34,8 +35,7 @@ _BULKY = ("supported_language_pairs", "nmt_capabilities")
 """Derived lists of the January clients that grow with the square of the languages; left out of a record too long."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class NodeProfile:
+class NodeProfile(Struct, frozen=True, weakref=True):
     """What a node has declared.
 
     Attributes:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, NoReturn
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
@@ -193,8 +193,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
 """Every ``type`` that a node may send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One message as read: its type, its typed known fields, and the whole object with the unknown ones."""
 
     type: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyscheduler.core.document import DeclaredPool, match_rank
 from pyscheduler.core.rules import MatchRule
@@ -19,8 +20,7 @@ _Atom = tuple[str, str, str]
 _NO_ATOM: _Atom = ("", "", "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Conditions:
+class _Conditions(Struct, frozen=True):
     """A rule taken apart: all ``atoms`` hold, of each set in ``any`` the node has a language, and it has the GPUs."""
 
     atoms: frozenset[_Atom]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin
 
+from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -118,8 +118,7 @@ def _data(node: Node) -> Any:
     return {key: _data(value) for key, (_, value) in node.members.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
+class _Finding(Struct, frozen=True):
     """A problem not yet put into words: a hostile text can be wrong in 200,000 ways, of which few are listed."""
 
     line: int

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from msgspec import Struct
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -38,8 +38,7 @@ _NUMBER_CHARS = len("-2.2250738585072014e-308")
 _MOST_USAGE_CHARS = len("{}") + sum(len(name) + len('"":,') + _NUMBER_CHARS for name in _USAGE_FIELDS)
 
 
-@dataclass(slots=True)
-class Repeat:
+class Repeat(Struct):
     """The text of a heartbeat around its time and its resource usage.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 
 class NodeStatus(StrEnum):
@@ -17,8 +18,7 @@ class NodeStatus(StrEnum):
     OFFLINE = "offline"
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """One connection's tenure of a node id: what a caller shows to act for the node."""
 
     node_id: str
@@ -26,8 +26,7 @@ class Session:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(Struct, frozen=True):
     """Answer to register and update. ``pool`` is ``None`` while nothing matches; ``reason`` then says why."""
 
     session: Session
@@ -40,8 +39,7 @@ class Registration:
     cloned_id: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """A reason, with an owner, why a node takes no new work."""
 
     owner: str
@@ -49,16 +47,14 @@ class Hold:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class HoldResult:
+class HoldResult(Struct, frozen=True):
     node_id: str
     changed: bool
     holds: tuple[Hold, ...]
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Struct, frozen=True):
     """The last time a node's pool or class changed."""
 
     from_pool: str | None
@@ -68,8 +64,7 @@ class Transition:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
+class NodeState(Struct, frozen=True):
     """One live node. ``lease_ms`` is what is left of its lease, in ms (negative: lapsed, not yet expired)."""
 
     node_id: str
@@ -87,15 +82,13 @@ class NodeState:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodePage:
+class NodePage(Struct, frozen=True):
     version: int
     total: int
     nodes: tuple[NodeState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeDetail:
+class NodeDetail(Struct, frozen=True):
     """All the store knows of a node. ``facts``, ``record`` and ``usage`` are decoded JSON objects."""
 
     state: NodeState
@@ -106,8 +99,7 @@ class NodeDetail:
     registered_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDecision:
+class PoolDecision(Struct, frozen=True):
     """One pool seen from one node: ``failed`` names each constraint that the node does not meet."""
 
     pool: str
@@ -117,16 +109,14 @@ class PoolDecision:
     failed: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     node: NodeDetail
     reason: str
     version: int
     decisions: tuple[PoolDecision, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSummary:
+class PoolSummary(Struct, frozen=True):
     id: int
     name: str
     origin: str
@@ -136,8 +126,7 @@ class PoolSummary:
     priority: int
 
 
-@dataclass(frozen=True, slots=True)
-class PoolTable:
+class PoolTable(Struct, frozen=True):
     """Every pool in one look; ``unmatched_*`` count the nodes and classes that no pool takes."""
 
     version: int
@@ -148,16 +137,14 @@ class PoolTable:
     unmatched_classes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClassSummary:
+class ClassSummary(Struct, frozen=True):
     node_class: int
     nodes: int
     ready: int
     facts: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDetail:
+class PoolDetail(Struct, frozen=True):
     summary: PoolSummary
     version: int
     rule: Mapping[str, object]
@@ -167,8 +154,7 @@ class PoolDetail:
     ready_pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A class that can serve a language pair. ``pool`` is ``None`` for an unmatched class."""
 
     pool: str | None
@@ -179,22 +165,19 @@ class Candidate:
     languages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolChange:
+class PoolChange(Struct, frozen=True):
     pool: str
     change: str  # added, changed, removed
 
 
-@dataclass(frozen=True, slots=True)
-class ClassMove:
+class ClassMove(Struct, frozen=True):
     node_class: int
     from_pool: str | None
     to_pool: str | None
     nodes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
+class ConfigChange(Struct, frozen=True):
     """What a sync did, or in a dry run would do. ``unassigned_nodes``: live nodes without a pool afterwards."""
 
     version_before: int
@@ -206,16 +189,14 @@ class ConfigChange:
     unassigned_nodes: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
+class StoredDocument(Struct, frozen=True):
     """A configuration document as stored. ``json`` is its canonical form; empty before the first sync."""
 
     version: int
     json: str
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Struct, frozen=True):
     version: int
     at_ms: int
     kind: str  # created, document, auto_pool_created, auto_pool_removed, rollback
@@ -225,8 +206,7 @@ class HistoryEntry:
     has_document: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReconcileLimits:
+class ReconcileLimits(Struct, frozen=True):
     """Bounds of one reconcile call.
 
     Args:
@@ -246,8 +226,7 @@ class ReconcileLimits:
     min_interval_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReconcileReport:
+class ReconcileReport(Struct, frozen=True):
     """What a step of upkeep did.
 
     Attributes:
@@ -273,8 +252,7 @@ class ReconcileReport:
     more_due: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceInfo:
+class InstanceInfo(Struct, frozen=True):
     instance: str
     lease_ms: int
     info: Mapping[str, object] = field(default_factory=dict)
@@ -299,8 +277,7 @@ EVENT_TYPES = (
 """Every type of event that the scripts write."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One entry of the event stream. ``fields`` holds what else the script wrote, as strings."""
 
     id: str
@@ -315,14 +292,12 @@ class Event:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
+class Violation(Struct, frozen=True):
     invariant: int
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(Struct, frozen=True):
     ok: bool
     violations: tuple[Violation, ...]
     nodes: int

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from pyscheduler.core.admission import AdmissionPolicy
 from pyscheduler.core.lifecycle import LifecyclePolicy
 
 
-@dataclass(frozen=True, slots=True)
-class SessionPolicy:
+class SessionPolicy(Struct, frozen=True):
     """Thresholds and sources of a process's sessions.
 
     Args:

@@ -11,10 +11,10 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
 import yaml
+from msgspec import Struct, field
 
 from pyscheduler.core.ids import shown
 from pyscheduler.core.limits import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH, MAX_DOCUMENT_ENTRIES, MAX_DOCUMENT_VALUES
@@ -24,8 +24,7 @@ Path: TypeAlias = "tuple[str | int, ...]"
 Value: TypeAlias = "str | int | float | bool | None"
 
 
-@dataclass(slots=True)
-class Scalar:
+class Scalar(Struct):
     """``refused`` marks a value that has its problem already: nothing more is to be said about it."""
 
     line: int
@@ -33,14 +32,12 @@ class Scalar:
     refused: bool
 
 
-@dataclass(slots=True)
-class Sequence:
+class Sequence(Struct):
     line: int
     items: list[Node] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Mapping:
+class Mapping(Struct):
     """``members``: key -> line of the key, and the value."""
 
     line: int
@@ -50,8 +47,7 @@ class Mapping:
 Node: TypeAlias = "Scalar | Sequence | Mapping"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """``problems`` did not keep the text from being read, but must be mended too."""
 
     root: Node
@@ -129,8 +125,7 @@ def _refusal(message: str, line: int | None = None, where: str = "") -> Document
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(Struct):
     node: Sequence | Mapping
     awaits_key: bool
     is_key: bool

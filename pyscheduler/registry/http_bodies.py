@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pydantic_core
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
@@ -35,8 +35,7 @@ class BadBody(InvalidInput):
     next_step = _DESCRIBED
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """Who asks.
 
     Attributes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, get_origin
 
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,8 +27,7 @@ class Query(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True):
     """One path and its method: POST if it takes a body, else GET.
 
     Args:

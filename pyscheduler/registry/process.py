@@ -13,9 +13,10 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from msgspec import Struct
 
 import pyscheduler
 from pyscheduler.core.lifecycle import LifecyclePolicy
@@ -51,8 +52,7 @@ _CANCEL_AGAIN_S: Final = 0.1
 _MIN_TICK_MS, _MAX_TICK_MS = 20, 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """Ports that the doors listen on, chosen ones included."""
 
     node: int

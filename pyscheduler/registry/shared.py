@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from pyscheduler.core.admission import AdmissionPolicy
 from pyscheduler.core.session_policy import SessionPolicy
@@ -23,8 +25,7 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(Struct):
     """What all connections of a process share.
 
     Args:
@@ -58,7 +59,7 @@ class Shared:
     job_waits: int = 0
     """Requests that wait for a node at the operator door."""
     started_s: float = field(default_factory=time.monotonic)
-    _opened: int = field(default=0, init=False)
+    _opened: int = 0
 
     def new_session_id(self) -> str:
         """A name for one socket's tenure that no other process and no later start of this one can make again."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
 import httptools
+from msgspec import Struct, field
 
 from pyscheduler.registry.http_bounds import MAX_HEAD_BYTES, MAX_HEADERS, TOO_LARGE
 
@@ -37,8 +37,7 @@ class Refused(Exception):
         self.answer = head.encode() + (body if with_body else b"")
 
 
-@dataclass(slots=True)
-class _Head:
+class _Head(Struct):
     """A request's head, as far as it has come. The parser calls it."""
 
     target: bytes = b""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import ParamSpec, Unpack, get_args, get_type_hints
+
+from msgspec import Struct
 
 from pyscheduler.core.jobs import RequestArguments
 from pyscheduler.scripts.loader import ScriptError, load_scripts
@@ -13,8 +14,7 @@ from pyscheduler.scripts.loader import ScriptError, load_scripts
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A script and its encoded arguments; the keys follow from the script's header and the namespace."""
 
     script: str

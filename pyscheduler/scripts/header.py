@@ -7,7 +7,8 @@ COST. An argument numbered ``5..`` stands for all that follow.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _SECTION = re.compile(r"-- (KEYS|ARGV|REPLY|EVENTS|COST)\b ?(.*)")
 _ENTRY = re.compile(r"--   (\d+)(\.\.)? +(\w+) +(\S.*)")
@@ -18,8 +19,7 @@ class HeaderError(ValueError):
     """A header does not have the form that this module describes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """Contract of one script.
 
     Attributes:

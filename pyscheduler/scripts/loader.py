@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from pyscheduler.scripts.header import Header, parse_header
 
@@ -18,8 +19,7 @@ class ScriptError(Exception):
     """A Lua file cannot be loaded; the message names file and line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     """One verb, ready to be sent.
 
     Attributes:

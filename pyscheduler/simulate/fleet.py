@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyscheduler.core.urls import masked_url
 from pyscheduler.errors import InvalidInput
@@ -28,8 +29,7 @@ _TICK_S = 0.1
 _END_TIMEOUT_S = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A fleet at one moment. ``lost``: nodes without a registration for longer than a reconnect takes."""
 
     elapsed_s: float
@@ -41,8 +41,7 @@ class Snapshot:
     statuses: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """How a simulation ended: the last look at the fleet before its sockets were closed, and all it counted.
 
     ``ok`` is false if a node could not be kept registered, or if something is wrong with the jobs; ``gave_up`` is true

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import overload
+
+from msgspec import Struct
 
 from pyscheduler.core.languages import language
 from pyscheduler.errors import InvalidInput
@@ -23,8 +24,7 @@ _NOBODYS = ("qaa", "qab", "qac", "qad")
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class JobOptions:
+class JobOptions(Struct, frozen=True):
     """A stream of jobs.
 
     Args:

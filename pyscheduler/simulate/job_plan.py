@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyscheduler.simulate.job_options import JobOptions, Pair, pairs_of
 from pyscheduler.simulate.options import FleetOptions
@@ -13,8 +14,7 @@ _OPEN_SESSIONS = 16
 _JOBS_OF_A_SESSION = 10
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedJob:
+class PlannedJob(Struct, frozen=True):
     """A job to come.
 
     Attributes:

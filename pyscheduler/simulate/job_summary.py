@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from pyscheduler.simulate.job_options import JobOptions
 from pyscheduler.simulate.job_tally import JobTally
 from pyscheduler.simulate.pools import PoolsLook
 
 
-@dataclass(frozen=True, slots=True)
-class JobsSummary:
+class JobsSummary(Struct, frozen=True):
     """All that a stream counted, and the pools as they were before its last jobs were given back.
 
     Attributes:

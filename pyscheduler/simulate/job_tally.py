@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import field
 
 from pyscheduler.core.jobs import NO_NODE_REASONS
 from pyscheduler.simulate.tally import BoundedCounter, Latencies, Problems
@@ -11,7 +12,6 @@ from pyscheduler.simulate.tally import BoundedCounter, Latencies, Problems
 _NO_NODES = "no_nodes"
 
 
-@dataclass(slots=True)
 class JobTally(Problems):
     """What has become of the jobs so far.
 

@@ -6,9 +6,10 @@ import asyncio
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from pyscheduler.simulate.job_options import MAX_JOBS_UNDER_WAY, JobOptions
 from pyscheduler.simulate.job_plan import JobPlan, PlannedJob
@@ -37,8 +38,7 @@ _PAGE = 1_000
 _END_REASON = "simulation ended"
 
 
-@dataclass(slots=True)
-class RunningJob:
+class RunningJob(Struct):
     """A job that is under way.
 
     Attributes:

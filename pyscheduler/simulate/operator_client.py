@@ -6,11 +6,11 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
+from msgspec import Struct
 
 MAX_OPEN_REQUESTS = 32
 """Requests to operator doors at the same time; as many connections."""
@@ -27,8 +27,7 @@ _PAUSE_S = 0.2
 _WORTH_REPEATING = frozenset({"store_unavailable", "outcome_unknown", "stopping"})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a door said.
 
     Attributes:

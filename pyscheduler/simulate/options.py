@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+from msgspec import Struct
 
 from pyscheduler.core.ids import shown
 from pyscheduler.core.limits import MAX_GPUS, MAX_LANGUAGES
@@ -22,16 +23,14 @@ MAX_LANGUAGE_SETS = 1_000
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One GPU as a node reports it."""
 
     name: str
     memory_gb: int
 
 
-@dataclass(frozen=True, slots=True)
-class FleetOptions:
+class FleetOptions(Struct, frozen=True):
     """A fleet to simulate.
 
     Args:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from pyscheduler.simulate.options import FleetOptions
 
@@ -29,8 +30,7 @@ class Churn(StrEnum):
     CUT = "cut"
 
 
-@dataclass(frozen=True, slots=True)
-class ChurnEvent:
+class ChurnEvent(Struct, frozen=True):
     """One event: after ``wait_s`` since the event before, do ``what``; ``languages`` is set for a language change."""
 
     wait_s: float

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyscheduler.simulate.node import SimulatedNode
 from pyscheduler.simulate.workplace import Workplace
 
 
-@dataclass(slots=True)
-class PoolLook:
+class PoolLook(Struct):
     """One pool, as the fleet knows it: nodes and jobs of others are not in it.
 
     Attributes:
@@ -41,8 +41,7 @@ class PoolLook:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PoolsLook:
+class PoolsLook(Struct, frozen=True):
     """All of them, by name. ``elsewhere``: slots that the jobs have on nodes without a pool, or of other fleets."""
 
     pools: dict[str, PoolLook]

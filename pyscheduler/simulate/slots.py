@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from pyscheduler.core.limits import MAX_NODE_SLOTS
 
@@ -12,8 +13,7 @@ from pyscheduler.core.limits import MAX_NODE_SLOTS
 _DEFAULT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class SlotRules:
+class SlotRules(Struct, frozen=True):
     """Slots of a node by the pool that it is in."""
 
     default: int = _DEFAULT

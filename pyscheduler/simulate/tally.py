@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _SAMPLES = 10_000
 _KEYS = 32
@@ -60,18 +61,16 @@ def _quantile(ordered: list[float], share: float) -> float | None:
     return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 2)
 
 
-@dataclass(slots=True)
-class Problems:
+class Problems(Struct):
     """What went wrong, for people."""
 
-    last_problem: str = field(default="", init=False)
+    last_problem: str = ""
 
     def problem(self, text: str) -> None:
         """Remember the latest thing that went wrong."""
         self.last_problem = text[:_TEXT]
 
 
-@dataclass(slots=True)
 class Tally(Problems):
     """What a fleet has done so far."""
 

@@ -11,10 +11,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import redis.exceptions as rx
+from msgspec import Struct
 
 from pyscheduler.errors import (
     InvalidInput,
@@ -34,8 +34,7 @@ from pyscheduler.store.link import Link, Reply, StoreOptions
 from pyscheduler.store.route import address_in, pause_s, route_of
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Struct):
     command: tuple[str, ...]
     future: asyncio.Future[Reply]
     script: Script | None = None

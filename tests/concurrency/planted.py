@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from pyscheduler import Allocator, JobRequest, NodeReport, PoolDocument, StoreOptions
 from pyscheduler.core.facts import Facts
@@ -28,7 +31,7 @@ class _ClearsFirst(Allocator):
     """Changes the facts of a node as it used to be done: clears them, then writes the new ones."""
 
     async def update(self, session: Session, report: NodeReport, **rest: Any) -> Registration:
-        cleared = await super().update(session, replace(report, facts=Facts()), **rest)
+        cleared = await super().update(session, dataclasses.replace(report, facts=Facts()), **rest)
         return await super().update(cleared.session, report, **rest)
 
 

@@ -7,13 +7,14 @@ reason, no ended session has changed anything, and every placement is the one th
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from msgspec.structs import replace
 
 from pyscheduler import Allocator, Facts, NodeReport, PoolDocument
 from pyscheduler.core.results import ReconcileLimits, Registration
@@ -69,7 +70,7 @@ class Histories(JobSteps):
     def _keep(self, tenure: Tenure, registration: Registration, report: NodeReport) -> None:
         if tenure in self.tenures:
             self.tenures.remove(tenure)
-        self.tenures.append(replace(tenure, session=registration.session, report=report))
+        self.tenures.append(dataclasses.replace(tenure, session=registration.session, report=report))
         self._is_stored(self.tenures[-1])
 
     # --- nodes ---

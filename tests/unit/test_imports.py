@@ -80,3 +80,18 @@ def test_a_scheduler_starts_without_building_the_answers_of_its_operator_door() 
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_what_a_command_imports_is_not_searched_for_garbage() -> None:
+    script = (
+        "import gc, io, sys\n"
+        "from pyscheduler.cli import main\n"
+        "done = lambda: sum(generation['collections'] for generation in gc.get_stats())\n"
+        "before, sys.stdout = done(), io.StringIO()\n"
+        "try:\n"
+        "    main(['serve', '--help'])\n"
+        "except SystemExit:\n"
+        "    print(done() - before, file=sys.__stdout__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 5

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 from itertools import islice
 from string import ascii_lowercase
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pyscheduler.errors import InvalidInput
 from pyscheduler.simulate.job_options import JobOptions, pairs_of
