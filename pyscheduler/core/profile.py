@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from pyscheduler.core import ids
-from pyscheduler.core.canonical import canonical_json, short_digest
+from pyscheduler.core.canonical import canonical_json, canonical_json_of_parsed, short_digest
 from pyscheduler.core.facts import Facts
 from pyscheduler.core.languages import language, languages
 from pyscheduler.core.limits import MAX_RECORD_BYTES, MAX_USAGE_BYTES
@@ -130,7 +130,7 @@ def metrics_of(frame: Frame) -> dict[str, Any]:
 
 
 def _profile(kind: str, declared: dict[str, Any], gpus: tuple[GpuInfo, ...], schema_version: str | None) -> NodeProfile:
-    record = canonical_json(declared)
+    record = canonical_json_of_parsed(declared)
     if (known := _IN_USE.get(record)) is not None:
         return known
     services = _ready_services(kind, declared)
@@ -171,7 +171,7 @@ def _bounded(kind: str, declared: dict[str, Any], record: str) -> tuple[dict[str
         bulky = [name for name in _BULKY if name in spoken]
         kept = {name: value for name, value in spoken.items() if name not in bulky}
         declared = {**declared, "language_capabilities": {**kept, "left_out": bulky}}
-        record = canonical_json(declared)
+        record = canonical_json_of_parsed(declared)
     if len(record) > MAX_RECORD_BYTES:
         size = f"what the node declares takes {len(record)} bytes, at most {MAX_RECORD_BYTES} are kept"
         raise content_error(kind, "", InvalidInput(size))

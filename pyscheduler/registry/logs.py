@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 Fields = dict[str, Any]
 
 MAX_VALUE_CHARS = 256
@@ -30,7 +32,8 @@ LIBRARY_PER_S = 1.0
 _NO_NEWS = ("No supported WebSocket library detected",)
 
 _NEEDS_QUOTES = re.compile(r'[ "=\[\],\\]')
-_TO_JSON = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_ENCODE = msgspec.json.Encoder().encode
+_ENCODE_ASCII = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES = {level: name for name, level in _LEVELS.items()}
@@ -51,14 +54,14 @@ class Log:
     A field ``exc_info`` becomes the traceback of the exception that it is, or, if true, of the one being handled.
     """
 
-    def __init__(self, write: Callable[[Fields], None], least: int, bound: Mapping[str, object]) -> None:
-        self._write = write
+    def __init__(self, lines: _Lines, least: int, bound: Fields) -> None:
+        self._lines = lines
         self._least = least
         self._bound = bound
 
     def bind(self, **fields: object) -> Log:
         """The same log with further fields in every line."""
-        return Log(self._write, self._least, {**self._bound, **fields})
+        return Log(self._lines, self._least, {**self._bound, **self._lines.safe(fields)})
 
     def debug(self, event: str, /, **fields: object) -> None:
         """A line for those who look for a defect."""
@@ -81,9 +84,9 @@ class Log:
         if level < self._least:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        own = {"at": at, "level": _LEVEL_NAMES[level], "event": event}
+        own = {"at": at, "level": _LEVEL_NAMES[level], **self._lines.safe({"event": event})}
         # First in their order, and no field takes their place.
-        self._write(_traced({**own, **self._bound, **fields, **own}))
+        self._lines.write({**own, **self._bound, **self._lines.safe(_traced(fields)), **own})
 
 
 def make(
@@ -103,8 +106,8 @@ def make(
         stream: where to write; the error stream if not given.
         bound: fields of every line.
     """
-    safe, render = _Safe(secrets), _RENDERERS[form]
-    return Log(lambda fields: _write_line(render(safe(fields)), stream), _LEVELS[level], bound)
+    lines = _Lines(_RENDERERS[form], secrets, stream)
+    return Log(lines, _LEVELS[level], lines.safe(bound))
 
 
 def capture_library_logs(log: Log) -> Callable[[], None]:
@@ -131,18 +134,6 @@ def visible(text: str, limit: int = MAX_VALUE_CHARS) -> str:
     if not cut.isprintable():
         cut = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
     return cut if len(text) <= limit else f"{cut}... ({len(text)} characters)"
-
-
-def _write_line(line: str, stream: TextStream | None) -> None:
-    """Write a finished line. A log that cannot be written must not end the process that writes it."""
-    stream = stream or sys.stderr
-    if stream is None:  # the error stream was closed when the process began
-        return
-    try:
-        stream.write(line + "\n")
-        stream.flush()
-    except (OSError, ValueError):
-        pass
 
 
 class _Forward(logging.Handler):
@@ -188,19 +179,35 @@ def _traced(fields: Fields) -> Fields:
     return fields
 
 
-class _Safe:
-    def __init__(self, secrets: Iterable[str]) -> None:
+class _Lines:
+    """Where lines go, in one form, and what of a field may stand in them."""
+
+    def __init__(self, render: Callable[[Fields], str], secrets: Iterable[str], stream: TextStream | None) -> None:
+        self._render = render
         # A very short one would turn up everywhere by chance, and stars would tell where.
         self._secrets = tuple(secret for secret in secrets if len(secret) >= 3)
+        self._stream = stream
 
-    def __call__(self, fields: Fields) -> Fields:
-        return {key: self._value(key, value) for key, value in fields.items()}
+    def write(self, fields: Fields) -> None:
+        """Write a line of safe fields. A log that cannot be written must not end the process that writes it."""
+        stream = self._stream or sys.stderr
+        if stream is None:  # the error stream was closed when the process began
+            return
+        try:
+            stream.write(self._render(fields) + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            pass
 
-    def _value(self, key: str, value: object) -> object:
+    def safe(self, fields: Mapping[str, object]) -> Fields:
+        """The fields as they may be written."""
+        return {key: self._safe(key, value) for key, value in fields.items()}
+
+    def _safe(self, key: str, value: object) -> object:
         if value is None or isinstance(value, _NUMBERS):
             return value
         if isinstance(value, _LISTS):
-            return [self._value(key, one) for one in value[:32]]
+            return [self._safe(key, one) for one in value[:32]]
         text = str(value)
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
@@ -226,4 +233,10 @@ def _quoted(value: object) -> str:
     return text
 
 
-_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _TO_JSON}
+def _json(fields: Fields) -> str:
+    line = _ENCODE(fields)
+    # ASCII, whatever the stream's encoding is.
+    return line.decode() if line.isascii() else _ENCODE_ASCII(fields)
+
+
+_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _json}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from typing import Any
 
-from pyscheduler.core.canonical import json_object
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyscheduler.core.canonical import canonical_json, canonical_json_of_parsed, json_object
 from pyscheduler.errors import InvalidInput
 
 
@@ -22,3 +27,35 @@ def test_an_object_is_bounded_in_bytes(filling: str) -> None:
 def test_what_is_no_object_is_said(text: str, error: str) -> None:
     with pytest.raises(InvalidInput, match=error):
         json_object(text, what="it", max_bytes=1_000_000)
+
+
+_WHOLE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+_PARSED = st.recursive(
+    _WHOLE | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def _turned_round(value: Any) -> Any:
+    """The same value, with the members of every object in another order."""
+    if isinstance(value, dict):
+        return {key: _turned_round(inner) for key, inner in reversed(value.items())}
+    return [_turned_round(one) for one in value] if isinstance(value, list) else value
+
+
+@given(_PARSED)
+def test_what_was_parsed_has_one_text_that_says_it(value: Any) -> None:
+    text = canonical_json_of_parsed(value)
+    assert text == canonical_json_of_parsed(_turned_round(value))
+    assert text.isascii()
+    assert json.loads(text) == value
+
+
+@given(_WHOLE.filter(lambda value: "\x7f" not in json.dumps(value, ensure_ascii=False)))
+def test_without_fractions_the_text_of_what_was_parsed_is_that_of_any_value(value: Any) -> None:
+    assert canonical_json_of_parsed(value) == canonical_json(value)

@@ -43,6 +43,12 @@ def test_a_json_line_is_one_object() -> None:
     }
 
 
+def test_a_json_line_is_ascii_whatever_the_encoding_of_the_stream() -> None:
+    line = written("json", reason="维护")
+    assert line.isascii()
+    assert json.loads(line)["reason"] == "维护"
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_a_node_says_stays_on_its_line_and_does_nothing(form: str) -> None:
     line = written(form, said=ESCAPES)
