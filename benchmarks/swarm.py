@@ -16,8 +16,10 @@ _CONNECTING = 400
 
 _TEXT = 0x81
 _CLOSE = 0x88
-PING = b"\x89\x80\0\0\0\0"
-"""A frame whose answer a swarm takes and forgets."""
+_PONG = 0x8A
+PING = b"\x89\x84\0\0\0\0read"
+PONG = b"read"
+"""What comes back for it."""
 
 
 def frame(text: str) -> bytes:
@@ -95,7 +97,7 @@ class Socket:
             del received[: start + length]
             if kind == _CLOSE:
                 raise RuntimeError(f"connection {self.number} was closed: {text[2:]!r}")
-            if kind == _TEXT:
+            if kind in (_TEXT, _PONG):
                 yield text
 
 
@@ -166,13 +168,13 @@ class Swarm:
                     for text in one.read():
                         on_text(one, text)
 
-    def ask(self, frames: Sequence[bytes], answer: bytes) -> None:
-        """Send each connection its frames, and wait until each has got a text that begins so."""
+    def ask(self, frames: Sequence[bytes], *answers: bytes) -> None:
+        """Send each connection its frames, and wait until each has got an answer that begins in one of these ways."""
         answered = 0
 
         def came(one: Socket, text: bytes) -> None:
             nonlocal answered
-            answered += text.startswith(answer)
+            answered += text.startswith(answers)
 
         for one, data in zip(self.sockets, frames, strict=True):
             one.send(data)
