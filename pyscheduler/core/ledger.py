@@ -15,8 +15,8 @@ from pyscheduler.core.actions import ReadAdmission, Register, StoreAction, Touch
 from pyscheduler.core.facts import Facts
 from pyscheduler.core.lifecycle import Lifecycle, StatusChange, Vitals
 from pyscheduler.core.limits import MAX_REASON_CHARS
-from pyscheduler.core.profile import NodeProfile, load_of, usage_of
-from pyscheduler.core.protocol import Frame, NodeHeartbeat, ResourceUsage
+from pyscheduler.core.profile import NodeProfile, Usage, load_of, usage_of
+from pyscheduler.core.protocol import Frame, NodeHeartbeat
 from pyscheduler.core.report import NodeReport
 from pyscheduler.core.results import NodeStatus, Session
 
@@ -119,7 +119,7 @@ class Ledger:
         self.profile = self.profile.merged(frame)
         self.beat_again(heartbeat.resource_usage, usage_of(frame), now_ms)
 
-    def beat_again(self, usage: ResourceUsage, usage_json: str | Callable[[], str], now_ms: int) -> None:
+    def beat_again(self, usage: Usage, usage_json: str | Callable[[], str], now_ms: int) -> None:
         """A heartbeat that declares nothing is to be stored. ``usage_json``: see :func:`usage_of`; or what makes it."""
         self._usage, self._load = usage_json, load_of(usage)
         profile = self.profile

@@ -7,7 +7,7 @@ language code, a record beyond its bound) leaves the old one in force.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from pyscheduler.core.canonical import canonical_json, canonical_json_of_parsed,
 from pyscheduler.core.facts import Facts
 from pyscheduler.core.languages import language, languages
 from pyscheduler.core.limits import MAX_RECORD_BYTES, MAX_USAGE_BYTES
-from pyscheduler.core.protocol import Frame, GpuInfo, NodeHeartbeat, NodeRegister, ResourceUsage, content_error
+from pyscheduler.core.protocol import Frame, GpuInfo, NodeHeartbeat, NodeRegister, content_error
 from pyscheduler.errors import InvalidInput
 
 _LISTS = ("installed_models", "installed_services", "capability_by_type", "capability_state")
@@ -98,7 +98,18 @@ _IN_USE: WeakValueDictionary[str, NodeProfile] = WeakValueDictionary()
 most of a socket and most of what a registration takes."""
 
 
-def load_of(usage: ResourceUsage) -> float:
+class Usage(Protocol):
+    """What a node says of how busy it is."""
+
+    @property
+    def cpu_percent(self) -> float: ...
+    @property
+    def gpu_percent(self) -> float | None: ...
+    @property
+    def gpu_queue_length(self) -> int | None: ...
+
+
+def load_of(usage: Usage) -> float:
     """How busy a node is, 0..1 in steps of 0.01.
 
     Waiting GPU work means fully busy: the client sends ``gpu_queue_length`` to say that it takes nothing more now.

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from pyscheduler.core.limits import MAX_REPEATED_CHARS, MAX_USAGE_BYTES
 from pyscheduler.core.profile import usage_of
 from pyscheduler.core.protocol import FrameError, NodeHeartbeat, ResourceUsage, parse_frame
-from pyscheduler.core.repeat import Repeat
+from pyscheduler.core.repeat import Repeat, RepeatedUsage
 from tests.fixtures.clients import HEAD
 
 MESSAGE = HEAD.heartbeat("node-1")
@@ -24,7 +25,7 @@ def learned(text: str = TEXT) -> Repeat | None:
     return Repeat.of(text, parse_frame(text))
 
 
-def read(text: str, repeat: Repeat | None = None) -> tuple[ResourceUsage, str] | None:
+def read(text: str, repeat: Repeat | None = None) -> tuple[RepeatedUsage, str] | None:
     repeat = repeat or learned()
     assert repeat is not None
     told = repeat.read(text)
@@ -37,10 +38,11 @@ def with_usage(usage: str) -> str:
     return found
 
 
-def agrees(text: str, told: tuple[ResourceUsage, str]) -> bool:
+def agrees(text: str, told: tuple[RepeatedUsage, str]) -> bool:
     frame = parse_frame(text)
     assert isinstance(frame.body, NodeHeartbeat)
-    return told == (frame.body.resource_usage, usage_of(frame))
+    usage, usage_json = told
+    return asdict(usage) == frame.body.resource_usage.model_dump() and usage_json == usage_of(frame)
 
 
 NUMBERS = st.one_of(
@@ -51,6 +53,10 @@ NUMBERS = st.one_of(
     st.sampled_from([0, -0.0, 1e16, 1e-7, 1e22, 5e-324, 1e9, 2**32 - 1, 2**32, 10**20]),
 )
 FIELDS = list(ResourceUsage.model_fields)
+
+
+def test_a_repeat_has_the_members_of_any_heartbeat() -> None:
+    assert sorted(RepeatedUsage.__struct_fields__) == sorted(FIELDS)
 
 
 @given(
