@@ -163,16 +163,15 @@ def fields_of(flat: Sequence[str]) -> dict[str, str]:
 
 def event_of(entry: Sequence[Any]) -> Event:
     fields = fields_of(entry[1])
-    known = {"type", "at", "version", "node_id", "pool", "from", "to", "reason"}
     return Event(
         id=str(entry[0]),
-        at_ms=int(fields.get("at", "0")),
-        type=fields.get("type", ""),
-        version=int(fields.get("version", "0")),
-        node_id=fields.get("node_id") or None,
-        pool=fields.get("pool") or None,
-        from_=fields.get("from") or None,
-        to=fields.get("to") or None,
-        reason=fields.get("reason") or None,
-        fields={name: value for name, value in fields.items() if name not in known},
+        at_ms=int(fields.pop("at", "0")),
+        type=fields.pop("type", ""),
+        version=int(fields.pop("version", "0")),
+        node_id=fields.pop("node_id", "") or None,
+        pool=fields.pop("pool", "") or None,
+        from_=fields.pop("from", "") or None,
+        to=fields.pop("to", "") or None,
+        reason=fields.pop("reason", "") or None,
+        fields=fields,
     )
