@@ -43,6 +43,7 @@ local MEMBERS, READY, HISTORY, EVENTS, TENANT_RULES = KEYS[6], KEYS[7], KEYS[8],
 --@include lib/history.lua
 --@include lib/bulk.lua
 --@include lib/facts.lua
+--@include lib/unread_facts.lua
 --@include lib/classes.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
@@ -123,8 +124,6 @@ for order, pool in ipairs(wanted) do
   pool.constraints = specificity(pool.match)
 end
 
-local FACTS_AT_ONCE = 64 -- of so many classes: they may be long
-
 -- Read and decide.
 local config, refusal = read_config('version', 'auto', 'document_version', 'document_digest', 'declared_pools', 'next_pool')
 if not config then
@@ -137,7 +136,7 @@ redis.call('XLEN', EVENTS)
 redis.call('ZCARD', CAPABILITIES)
 local former_rules = redis.call('HGETALL', TENANT_RULES)
 
-local numbers, pool_of = read_classes()
+local numbers, pool_of, text_of = read_classes()
 if config.document_digest == digest then
   local unassigned = 0
   for _, class in ipairs(numbers) do
@@ -221,13 +220,13 @@ for place, class in ipairs(numbers) do
   if offset == 0 then
     texts = redis.call('HMGET', CLASS_FACTS, unpack(numbers, place, math.min(place + FACTS_AT_ONCE - 1, #numbers)))
   end
-  local facts = stored_facts(texts[offset + 1] or '{}') or stored_facts('{}')
+  local facts = unread_facts(texts[offset + 1] or '{}')
   local to, reason, set_name = place_by_index(after, facts)
   local from = pool_of[class]
   if to ~= from then
     -- Only these are counted: that costs more the more nodes there are.
     local nodes = class_nodes(class)
-    local entry = { class = digits(class), from = from, to = to or '', nodes = nodes, nodes_text = digits(nodes) }
+    local entry = { class = text_of[class], from = from, to = to or '', nodes = nodes, nodes_text = digits(nodes) }
     if reason == 'no_pool' then
       entry.name, entry.languages = set_name, languages_of(facts)
       waiting[#waiting + 1] = entry
@@ -283,11 +282,10 @@ local function reply()
     flat[#flat + 1] = change.change
   end
   flat[#flat + 1] = digits(#moves)
+  local last = #flat
   for _, move in ipairs(moves) do
-    flat[#flat + 1] = move.class
-    flat[#flat + 1] = move.from
-    flat[#flat + 1] = move.to
-    flat[#flat + 1] = move.nodes_text
+    flat[last + 1], flat[last + 2], flat[last + 3], flat[last + 4] = move.class, move.from, move.to, move.nodes_text
+    last = last + 4
   end
   return flat
 end

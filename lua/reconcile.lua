@@ -206,26 +206,33 @@ end
 -- Classes: a slice in order of their numbers, so that steps take turns over all of them. Unused ones go. A step that has many nodes to
 -- expire looks at less: what it does altogether is what holds the store.
 local look = is_full and 0 or math.max(scan - #due, 1)
-local cursor, slice = tonumber(config.class_cursor) or 0, {}
+local class_cursor, slice = tonumber(config.class_cursor) or 0, {}
 for _, class in ipairs(numbers) do
-  if class > cursor and #slice < look then
+  if class > class_cursor and #slice < look then
     slice[#slice + 1] = class
   end
 end
-local class_cursor = #slice < look and 0 or slice[#slice] or cursor
+class_cursor = #slice < look and 0 or slice[#slice] or class_cursor
 local dropped, violations, users = {}, 0, {}
-for _, class in ipairs(slice) do
-  local facts_json = redis.call('HGET', CLASS_FACTS, class)
-  local digest = facts_json and redis.sha1hex(facts_json)
-  if not digest or tonumber(redis.call('HGET', CLASS_INDEX, digest) or nil) ~= class then
-    violations = violations + 1
+for first = 1, #slice, FACTS_AT_ONCE do
+  local classes, digests = { unpack(slice, first, math.min(first + FACTS_AT_ONCE - 1, #slice)) }, {}
+  local texts = redis.call('HMGET', CLASS_FACTS, unpack(classes))
+  for index = 1, #classes do
+    digests[index] = texts[index] and redis.sha1hex(texts[index]) or ''
   end
-  if nodes_left(class) < 1 then
-    local facts = facts_json and parse_facts(facts_json)
-    dropped[class] = facts and { entries = capability_entries(facts, class), digest = digest }
-  end
-  if pool_of[class] ~= '' and not pool_origin(view.stored[pool_of[class]]) then
-    violations = violations + 1
+  local owners = redis.call('HMGET', CLASS_INDEX, unpack(digests))
+  for index, class in ipairs(classes) do
+    local pool = pool_of[class]
+    if not texts[index] or tonumber(owners[index]) ~= class then
+      violations = violations + 1
+    end
+    if nodes_left(class) < 1 then
+      local facts = parse_facts(texts[index] or '')
+      dropped[class] = facts and { entries = capability_entries(facts, class), digest = digests[index] }
+    end
+    if pool ~= '' and not view.needs[pool] and not pool_origin(view.stored[pool]) then
+      violations = violations + 1
+    end
   end
 end
 local left_now, unplaced = {}, false

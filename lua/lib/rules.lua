@@ -6,14 +6,16 @@ local function is_rule(match)
   if type(match) ~= 'table' then
     return false
   end
-  for _, name in ipairs(LANGUAGE_LISTS) do
-    local constraint = match[name] or NOTHING
-    if type(constraint) ~= 'table' then
-      return false
-    end
-    for _, codes in pairs(constraint) do
-      if not is_string_list(codes) then
+  for index = 1, #LANGUAGE_LISTS do
+    local constraint = match[LANGUAGE_LISTS[index]]
+    if constraint then
+      if type(constraint) ~= 'table' then
         return false
+      end
+      for _, codes in pairs(constraint) do
+        if not is_string_list(codes) then
+          return false
+        end
       end
     end
   end
@@ -26,23 +28,21 @@ local function is_rule(match)
       return false
     end
   end
-  return is_string_list(match.services or NOTHING) and is_string_list(match.labels or NOTHING)
+  return (not match.services or is_string_list(match.services)) and (not match.labels or is_string_list(match.labels))
 end
+
+local COUNTED = { 'semantic', 'asr', 'tts', 'gpu', 'labels' }
 
 -- How many constraints a rule has: the more, the more specific.
 local function specificity(match)
-  local count = 0
-  for _, name in ipairs(LANGUAGE_LISTS) do
-    for _ in pairs(match[name] or NOTHING) do
-      count = count + 1
+  local count = #(match.services or NOTHING)
+  for index = 1, #COUNTED do
+    local constraints = match[COUNTED[index]]
+    if constraints then
+      for _ in pairs(constraints) do
+        count = count + 1
+      end
     end
-  end
-  count = count + #(match.services or NOTHING)
-  for _ in pairs(match.gpu or NOTHING) do
-    count = count + 1
-  end
-  for _ in pairs(match.labels or NOTHING) do
-    count = count + 1
   end
   return count
 end
@@ -74,34 +74,39 @@ local function first_match(pools, facts, best)
     if best and pool.rank > best.rank then
       return best
     end
-    if meets(pool.match, facts) then
+    if pool.is_simple or meets(pool.match, facts) then
       return pool
     end
   end
   return best
 end
 
--- What a class must have to meet a rule, as pairs such as {'asr', 'en'}: all of `needed`, and one of `any` if that is not empty.
+-- What a class must have to meet a rule, as pairs such as {'asr', 'en'}: all of `needed`, and one of `any` if that is not empty; and
+-- whether that may not be all that the rule asks for.
 local function demands(match)
-  local needed, any = {}, {}
-  for _, name in ipairs(LANGUAGE_LISTS) do
-    local constraint = match[name] or NOTHING
-    for _, code in ipairs(constraint.exact or constraint.contains or NOTHING) do
-      needed[#needed + 1] = { name, code }
-    end
-    if constraint.any and #any == 0 then
-      for _, code in ipairs(constraint.any) do
-        any[#any + 1] = { name, code }
+  local needed, any, is_more = {}, {}, match.gpu
+  for index = 1, #LANGUAGE_LISTS do
+    local name = LANGUAGE_LISTS[index]
+    local constraint = match[name]
+    if constraint then
+      for _, code in ipairs(constraint.exact or constraint.contains or NOTHING) do
+        needed[#needed + 1] = { name, code }
       end
+      if constraint.any and #any == 0 then
+        for _, code in ipairs(constraint.any) do
+          any[#any + 1] = { name, code }
+        end
+      end
+      is_more = is_more or constraint.exact or constraint.any
     end
   end
   for _, service in ipairs(match.services or NOTHING) do
     needed[#needed + 1] = { 'services', service }
   end
   for label, value in pairs(match.labels or NOTHING) do
-    needed[#needed + 1] = { 'labels', label .. '=' .. value }
+    needed[#needed + 1], is_more = { 'labels', label .. '=' .. value }, true
   end
-  return needed, any
+  return needed, any, is_more
 end
 
 -- A demand as a pool says it in what is stored; nil if JSON would spell it otherwise.
@@ -124,26 +129,26 @@ end
 -- who has a single class to place.
 local function index_rules(view)
   local index = { semantic = {}, asr = {}, tts = {}, services = {}, labels = {} }
-  local uses, demanded = { semantic = {}, asr = {}, tts = {}, services = {}, labels = {} }, {}
+  local uses, all, one_of = { semantic = {}, asr = {}, tts = {}, services = {}, labels = {} }, {}, {}
   for rank, pool in ipairs(view.declared) do
-    local needed, any = demands(pool.match)
-    demanded[rank] = { needed = needed, any = any }
+    local needed, any, is_more = demands(pool.match)
+    all[rank], one_of[rank], pool.is_simple = needed, any, #needed == 1 and not is_more
     for _, demand in ipairs(needed) do
       local of_kind = uses[demand[1]]
       of_kind[demand[2]] = (of_kind[demand[2]] or 0) + 1
     end
   end
-  view.index, view.undemanding = index, {}
+  view.index, view.kinds, view.undemanding = index, {}, {}
   for rank, pool in ipairs(view.declared) do
     local rarest, fewest
-    for _, demand in ipairs(demanded[rank].needed) do
+    for _, demand in ipairs(all[rank]) do
       local count = uses[demand[1]][demand[2]]
       if not fewest or count < fewest then
         rarest, fewest = demand, count
       end
     end
     pool.needs = rarest and spelled(rarest)
-    local places = rarest and { rarest } or demanded[rank].any
+    local places = rarest and { rarest } or one_of[rank]
     for _, demand in ipairs(places) do
       local of_kind = index[demand[1]]
       local pools = of_kind[demand[2]] or {}
@@ -154,22 +159,26 @@ local function index_rules(view)
       table.insert(view.undemanding, pool)
     end
   end
+  for _, name in ipairs(FACT_LISTS) do
+    view.kinds[#view.kinds + 1] = next(index[name]) and name
+  end
+  view.by_label = next(index.labels) and index.labels
 end
 
 -- The same as declared_pool(), by the index.
 local function indexed_pool(view, facts)
-  local index = view.index
+  local index, kinds = view.index, view.kinds
   local best = first_match(view.undemanding, facts, nil)
-  for kind = 1, #FACT_LISTS do
-    local name = FACT_LISTS[kind]
+  for kind = 1, #kinds do
+    local name = kinds[kind]
     local of_kind, list = index[name], facts[name]
     for place = 1, #list do
       local pools = of_kind[list[place]]
       best = pools and first_match(pools, facts, best) or best
     end
   end
-  for label, value in pairs(facts.labels) do
-    local pools = index.labels[label .. '=' .. value]
+  for label, value in pairs(view.by_label and facts.labels or NOTHING) do
+    local pools = view.by_label[label .. '=' .. value]
     best = pools and first_match(pools, facts, best) or best
   end
   return best

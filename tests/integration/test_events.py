@@ -38,6 +38,7 @@ async def test_events_are_read_in_order_from_an_id_on(cell: Cell) -> None:
         "new",
     )
     assert assigned.fields == {"class": "1"}
+    assert [(event.at_ms, event.version) for event in everything[1:]] == [(everything[-1].at_ms, 2)] * 4
 
 
 @pytest.mark.parametrize("since", ["", "x", "1-x", "-1", "1-2-3", "\uff11", "99999999999999999999-0", "1" * 50])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 
@@ -51,6 +52,18 @@ async def test_the_audit_comes_by_every_node_and_counts_what_is_wrong(cell: Cell
     found = [(await cell.reconcile(scan=2)).violations for _ in range(5)]
     assert sum(found) == 1
     assert (await events_of(cell, "reconcile.ran"))[-1]["violations"] == "1"
+
+
+@pytest.mark.breaks_store
+async def test_a_step_comes_by_each_class_once_however_many_it_looks_at(cell: Cell) -> None:
+    for number in range(1, 131):
+        await cell.register("a", facts=facts_of("en", gpu_memory_gb=(number,)), session_id=f"s{number}")
+    for number in (1, 63, 64, 65, 66, 127, 128, 129, 130):
+        await cell.store.command("HDEL", cell.store.key("class_facts"), number)
+    digest = hashlib.sha1(facts_of("en", gpu_memory_gb=(100,)).json.encode()).hexdigest()
+    await cell.store.command("HSET", cell.store.key("class_index"), digest, 101)
+    step = await cell.reconcile(scan=1000)
+    assert (step.violations, step.dropped_classes) == (10, 121)
 
 
 @pytest.mark.breaks_store

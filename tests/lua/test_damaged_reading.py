@@ -10,7 +10,7 @@ import pytest
 from pyscheduler import NodeReport
 from pyscheduler.errors import StoreError
 from pyscheduler.scripts import calls
-from tests.harness import LEASE_MS, Cell, document_of, facts_of
+from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.lua.baseline import DOCUMENT, baseline, populate, with_argument
 from tests.oracle import read_raw, read_state
 
@@ -155,6 +155,49 @@ async def test_a_class_without_facts_is_one_that_no_pool_takes(cell: Cell, comma
     await damage(cell, *command)
     change = await cell.allocator.sync(document_of(), allow_empty=True, force=True)
     assert [(move.node_class, move.from_pool, move.to_pool) for move in change.moves] == [(2, "english", None)]
+
+
+ENGLISH, ASR, GPU = {"semantic": {"contains": ["en"]}}, {"services": ["asr"]}, {"gpu": {"min_memory_gb": 24}}
+STORED: list[tuple[str, dict[str, Any], bool]] = [
+    ('{"semantic":["en","zh"]}', ENGLISH, True),
+    ('{"semantic":["zh","en"],"services":["asr"]}', ENGLISH, True),
+    ('{"semantic":["zh"],"services":["en"]}', ENGLISH, False),
+    ('{"labels":{"zone":"eu"},"semantic":["en"]}', ENGLISH, True),
+    ('{"labels":{"semantic":["en"]}}', ENGLISH, False),
+    ('{"labels":{"semantic":["en"]},"semantic":["zh"]}', ENGLISH, False),
+    ('{ "semantic" : [ "en" ] }', ENGLISH, True),
+    ('{"semantic":[ "zh" , "en" ]}', ENGLISH, True),
+    ('{"semantic":["en"]}\n', ENGLISH, True),
+    ('{"semantic":["\\u0065n"]}', ENGLISH, True),
+    ('{"semantic":["e\\u006e","zh"]}', ENGLISH, True),
+    ('{"semantic":[]}', ENGLISH, False),
+    ('{"semantic":["en"', ENGLISH, False),
+    ('{"semantic":["en"]', ENGLISH, False),
+    ('{"semantic":["en"}', ENGLISH, False),
+    ('{"semantic":["en",1]}', ENGLISH, False),
+    ('{"semantic":"en"}', ENGLISH, False),
+    ('{"semantic":en}', ENGLISH, False),
+    ('["en"]', ENGLISH, False),
+    ('{"services":["asr","semantic"]}', ENGLISH, False),
+    ('{"services":["asr","semantic"]}', ASR, True),
+    ('{"asr":["en"],"private":true,"services":["asr"]}', ASR, True),
+    ('{"gpu_memory_gb":[8,24],"semantic":["en"]}', GPU, True),
+    ('{"gpu_memory_gb":[8,23],"semantic":["en"]}', GPU, False),
+    ('{"gpu_memory_gb":[8, 24.5]}', GPU, True),
+    ('{"gpu_memory_gb":[8,"24"]}', GPU, False),
+    ('{"gpu_memory_gb":["24"]}', GPU, False),
+]
+
+
+@pytest.mark.parametrize(("stored", "rule", "takes"), STORED)
+async def test_a_sync_reads_facts_in_whatever_form_they_are_stored(
+    cell: Cell, stored: str, rule: dict[str, Any], takes: bool
+) -> None:
+    await cell.allocator.sync(document_of(auto={"enabled": False}))
+    await cell.register("a", "zh")
+    await damage(cell, "HSET", "class_facts", "1", stored)
+    change = await cell.allocator.sync(document_of(pool("p", **rule), auto={"enabled": False}))
+    assert [(move.node_class, move.to_pool) for move in change.moves] == ([(1, "p")] if takes else [])
 
 
 async def test_the_document_in_force_mends_no_class_map(cell: Cell) -> None:
