@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyscheduler.core import results
 
 # A pass is bounded, so a large backlog takes several; beyond this many the schedulers' own passes go on.
-_MAX_PASSES = 500
+_MAX_PASSES = 1000
 _LEASE_MS = 45_000
 
 

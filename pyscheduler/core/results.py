@@ -218,8 +218,8 @@ class ReconcileLimits(Struct, frozen=True):
         min_interval_ms: a call within this time of the last one is skipped unless forced.
     """
 
-    expire: int = 64
-    scan: int = 128
+    expire: int = 32
+    scan: int = 64
     brake_share: float = 0.3
     brake_floor: int = 20
     brake_expire: int = 5

@@ -11,7 +11,7 @@ from pyscheduler.errors import PyschedulerError, StoreUnavailable
 from pyscheduler.registry.shared import Shared
 
 _JITTER = 0.2
-_BUSY_SHARE = 0.05
+_BUSY_SHARE = 0.025
 
 
 class Reconciler:
