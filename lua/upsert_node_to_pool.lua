@@ -106,7 +106,7 @@ local function malformed(
   if status ~= 'g' and status ~= 'r' and status ~= 'd' then
     return 'status must be g, r or d'
   end
-  if not fraction(load) then
+  if not is_fraction(load) then
     return 'load must be 0.0000..1.0000'
   end
   if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then

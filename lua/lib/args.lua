@@ -15,10 +15,9 @@ local function integer(text, low, high)
   return value
 end
 
--- A load, 0.0000..1.0000, or nil.
-local function fraction(text)
-  local value = #text == 6 and string.match(text, '^[01]%.%d+$') and tonumber(text)
-  return value and value <= 1 and value or nil
+-- Whether it is a load, 0.0000..1.0000.
+local function is_fraction(text)
+  return string.find(text, '^0%.%d%d%d%d$') or text == '1.0000'
 end
 
 local function is_id(text, longest)

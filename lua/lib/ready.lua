@@ -2,6 +2,7 @@
 -- slots free, those with the fewest reserved first, then the least loaded.
 local CLASS_SPAN = 1024
 
+-- Class and load may be texts.
 local function ready_score(class, used, load)
   return class * CLASS_SPAN + used * 2 + load
 end

@@ -213,8 +213,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a load forgets the slots": (
         TOUCH,
-        "ready_score(class, reserved and used_slots(reserved) or 0, loads[index])",
-        "ready_score(class, 0, loads[index])",
+        "ready_score(class, slots and used_slots(slots) or 0, load)",
+        "ready_score(class, 0, load)",
     ),
     "an outage ends reservations": (
         RECONCILE,
