@@ -9,5 +9,5 @@ end
 
 -- A node's reservations are its number of reserved slots and the ids of its jobs, joined with spaces.
 local function used_slots(reserved)
-  return tonumber(string.match(reserved or '', '^%d+')) or 0
+  return (string.match(reserved or '', '^%d+') or 0) + 0
 end

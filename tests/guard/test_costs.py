@@ -107,18 +107,18 @@ COSTS = {
     "explanation of a node": Cost("evalsha hget*10 hgetall hmget time zscore", 471),
     "search for a pool": Cost("evalsha hget*3 hmget zcount*2 zrangebylex*2", 330),
     "reservation of a known kind": Cost(
-        commands="evalsha hget*2 hlen*2 hmget*4 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore*2",
+        commands="evalsha hget hlen*2 hmget*5 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore*2",
         sent=833,
         round_trips=1,
     ),
     "reservation of a new kind": Cost(
-        commands="evalsha hget*5 hlen*3 hmget*4 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore*2",
+        commands="evalsha hget*4 hlen*3 hmget*5 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore*2",
         sent=833,
         round_trips=1,
     ),
     "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
     "reservation of 128 jobs": Cost(
-        commands="evalsha*4 hget*256 hlen*8 hmget*16 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*22 zrangebyscore*19",
+        commands="evalsha*4 hget*128 hlen*8 hmget*20 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*26 zrangebyscore*23",
         sent=21440,
         round_trips=4,
     ),
@@ -136,15 +136,15 @@ COSTS = {
 }
 
 CLOSURES = {
-    "update_jobs": 37,
-    "reserve_slots": 73,
-    "explain_job": 50,
+    "update_jobs": 41,
+    "reserve_slots": 78,
+    "explain_job": 51,
     "bump_config_version": 67,
-    "check": 61,
+    "check": 62,
     "explain_node": 61,
     "find_pools": 31,
     "hold_node": 23,
-    "list_jobs": 18,
+    "list_jobs": 19,
     "list_nodes": 28,
     "list_pools": 13,
     "open_namespace": 12,

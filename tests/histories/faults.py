@@ -153,10 +153,10 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "local run, capacity, most = look.run, look.capacity, math.huge",
     ),
     "a call does not see what it has reserved": (SELECTING, "used_now[node_id] = used\n", ""),
-    "a dead node is chosen": (SELECTING, "if not is_alive(lease_end, now) then", "if false then"),
+    "a dead node is chosen": (SELECTING, "if not is_alive(ends[index], now) then", "if false then"),
     "what a node reports is not its load": (
         SELECTING,
-        "place and math.max(run.loads[place], used / capacity)",
+        "place and max(load, used / capacity)",
         "place and used / capacity",
     ),
     "a route of another configuration is followed": (
