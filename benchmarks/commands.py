@@ -151,8 +151,8 @@ call('HMGET', ROUTES, unpack(names))
 call('HMGET', TENANT_RULES, '')
 for index = 1, count do
   local from, to = index * 16 - 16, index * 10 - 10
-  local flat = call('ZRANGEBYSCORE', READY, ARGV[from + 3], ARGV[from + 4], 'WITHSCORES', 'LIMIT', 0, 4)
-  call('ZMSCORE', LEASES, flat[1], flat[3], flat[5], flat[7])
+  local flat = call('ZRANGEBYSCORE', READY, ARGV[from + 3], ARGV[from + 4], 'WITHSCORES', 'LIMIT', 0, 2)
+  call('ZMSCORE', LEASES, flat[1], flat[3])
   call('HGET', SESSIONS, flat[1])
   chosen[index], scores[index] = flat[1], flat[2]
   reserved[index * 2 - 1], reserved[index * 2] = flat[1], '1 ' .. ids[index]

@@ -208,8 +208,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lift forgets the slots": (HOLD, "ready_score(session.class, used, load)", "ready_score(session.class, 0, load)"),
     "a registration forgets the slots": (
         UPSERT,
-        "ready_score(number, node.used, tonumber(node.load))",
-        "ready_score(number, 0, tonumber(node.load))",
+        "ready_score(number, node.used, node.load)",
+        "ready_score(number, 0, node.load)",
     ),
     "a load forgets the slots": (
         TOUCH,

@@ -169,7 +169,7 @@ async def test_behind_many_dead_ones_a_node_that_has_jobs_is_taken_first(cell: C
     """Nodes behind more dead ones than are looked at for that have to wait: who lives has been given jobs."""
     await cell.register("busy", "en", "zh", lease_ms=LONG_MS)
     assert await nodes_of(cell, ["a"]) == ["busy"]
-    await dead(cell, 60)
+    await dead(cell, 70)
     await cell.register("free", "en", "zh", load=0.01, lease_ms=LONG_MS)
     assert await nodes_of(cell, ["b"]) == ["busy"]
 
