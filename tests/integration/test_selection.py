@@ -174,6 +174,14 @@ async def test_behind_many_dead_ones_a_node_that_has_jobs_is_taken_first(cell: C
     assert await nodes_of(cell, ["b"]) == ["busy"]
 
 
+async def test_behind_one_that_is_left_out_none_is_taken_twice_while_another_is_free(cell: Cell) -> None:
+    for name in ("a", "b", "c"):
+        await cell.register(name, "en", "zh", lease_ms=LONG_MS)
+    request = JobRequest("zh", "en", exclude=("a",))
+    found = await cell.allocator.reserve_many([JobAsk(name, request) for name in "jkl"], owner="me", lease_ms=LONG_MS)
+    assert [one.node_id for one in found if isinstance(one, Reservation)] == ["b", "c", "b"]
+
+
 @pytest.mark.parametrize("count", [10, 40])
 async def test_behind_few_dead_ones_the_best_is_found(cell: Cell, count: int) -> None:
     await cell.register("busy", "en", "zh", lease_ms=LONG_MS)
