@@ -218,7 +218,9 @@ PLANTED = {
     "keeps what was reserved on a node that died": Planted(
         "everything", edits={"lib/upkeep_of_jobs.lua": {"lose(job_id, 'node_expired', now)": ""}}
     ),
-    "gives no slot back": Planted("everything", edits={"lib/ledger.lua": {"add_slots(job, -job.slots)": ""}}),
+    "gives no slot back": Planted(
+        "everything", edits={"lib/ledger.lua": {"add_slots(job, -job.slots)": "slots_of_node(job.node)"}}
+    ),
 }
 
 _MUTE = "emit = function() end"

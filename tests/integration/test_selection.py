@@ -175,11 +175,19 @@ async def test_behind_many_dead_ones_a_node_that_has_jobs_is_taken_first(cell: C
 
 
 async def test_behind_one_that_is_left_out_none_is_taken_twice_while_another_is_free(cell: Cell) -> None:
-    for name in ("a", "b", "c"):
+    for name in ("X", "b", "c"):
         await cell.register(name, "en", "zh", lease_ms=LONG_MS)
-    request = JobRequest("zh", "en", exclude=("a",))
+    request = JobRequest("zh", "en", exclude=("X",))
     found = await cell.allocator.reserve_many([JobAsk(name, request) for name in "jkl"], owner="me", lease_ms=LONG_MS)
     assert [one.node_id for one in found if isinstance(one, Reservation)] == ["b", "c", "b"]
+
+
+async def test_nodes_that_are_read_together_may_have_different_slots_reserved(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 2}))
+    for name in ("a", "b"):
+        await cell.register(name, "en", "zh", load=0.0, lease_ms=LONG_MS)
+    assert await nodes_of(cell, ["j"]) == ["a"]
+    assert await nodes_of(cell, ["k", "l"]) == ["b", "a"]
 
 
 @pytest.mark.parametrize("count", [10, 40])

@@ -416,6 +416,7 @@ async def test_an_update_names_no_socket_and_no_instance(cell: Cell, session_id:
         ["a b", "token", "", ""],
         ["", "token", "", ""],
         ["", "", "", ""],
+        ["", "2", "", ""],  # what stands under the empty name
         ["n" * 129, "token", "", ""],
         ["n1", "token", "2", ""],
         ["n1", "token", "1.0001", ""],
