@@ -190,6 +190,13 @@ async def test_nodes_that_are_read_together_may_have_different_slots_reserved(ce
     assert await nodes_of(cell, ["k", "l"]) == ["b", "a"]
 
 
+async def test_a_node_with_a_full_load_is_found_at_once(cell: Cell) -> None:
+    await cell.register("a", "en", "zh", load=1.0, lease_ms=LONG_MS)
+    await cell.store.command("CONFIG", "RESETSTAT")
+    assert await planned(cell, "j") == "a"
+    assert "cmdstat_zrangebyscore:calls=1," in str(await cell.store.command("INFO", "commandstats"))
+
+
 @pytest.mark.parametrize("count", [10, 40])
 async def test_behind_few_dead_ones_the_best_is_found(cell: Cell, count: int) -> None:
     await cell.register("busy", "en", "zh", lease_ms=LONG_MS)

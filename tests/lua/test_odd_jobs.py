@@ -145,8 +145,11 @@ async def test_many_leases_are_renewed_by_one_call(cell: Cell) -> None:
     for name in names:
         await reserve(cell, name)
     before = await cell.store.command("ZMSCORE", due, *names)
-    of_each = dict(operation="renew", attempt=1, owner="me", lease_ms=LEASE_MS * 20, reason="")
-    await cell.store.run(Call.joined([calls.update_jobs(job_id=name, **of_each) for name in names]))
+    renewals = [
+        calls.update_jobs(operation="renew", job_id=name, attempt=1, owner="me", lease_ms=LEASE_MS * 20, reason="")
+        for name in names
+    ]
+    await cell.store.run(Call.joined(renewals))
     after = await cell.store.command("ZMSCORE", due, *names)
     assert [float(new) - float(old) > LEASE_MS * 9 for old, new in zip(before, after, strict=True)] == [True] * 3
 
