@@ -184,10 +184,10 @@ async def test_behind_one_that_is_left_out_none_is_taken_twice_while_another_is_
 
 async def test_nodes_that_are_read_together_may_have_different_slots_reserved(cell: Cell) -> None:
     await cell.allocator.sync(document_of(selection={"slots_per_node": 2}))
-    for name in ("a", "b"):
+    for name in ("a", "b", "c"):
         await cell.register(name, "en", "zh", load=0.0, lease_ms=LONG_MS)
     assert await nodes_of(cell, ["j"]) == ["a"]
-    assert await nodes_of(cell, ["k", "l"]) == ["b", "a"]
+    assert await nodes_of(cell, ["k", "l", "m"]) == ["b", "c", "a"]
 
 
 async def test_a_node_with_a_full_load_is_found_at_once(cell: Cell) -> None:
