@@ -133,10 +133,10 @@ local call = redis.call
 local CONFIG, _, CLASSES, _, _, _, READY, LEASES, SESSIONS = unpack(KEYS)
 local EVENTS, JOBS, DUE, RESERVED, _, TENANT_RULES, ROUTES = unpack(KEYS, 11)
 local count = #ARGV / 16
-local ids, names, tenants, jobs, due, chosen, scores, reserved, reply = {}, {}, { '' }, {}, {}, {}, {}, {}, {}
+local ids, names, jobs, due, chosen, scores, reserved, reply = {}, {}, {}, {}, {}, {}, {}, {}
 for index = 1, count do
   local from, at = index * 16 - 16, index * 2
-  ids[index], names[index], tenants[index + 1] = ARGV[from + 1], ARGV[from + 5], ''
+  ids[index], names[index] = ARGV[from + 1], ARGV[from + 5]
   jobs[at - 1], jobs[at] = ARGV[from + 1], ARGV[from + 2]
   due[at - 1], due[at] = 9000000000000, ARGV[from + 1]
 end
@@ -148,19 +148,19 @@ call('HLEN', JOBS)
 call('XLEN', EVENTS)
 call('HLEN', CLASSES)
 call('HMGET', ROUTES, unpack(names))
-call('HMGET', TENANT_RULES, unpack(tenants))
+call('HMGET', TENANT_RULES, '')
 for index = 1, count do
   local from, to = index * 16 - 16, index * 10 - 10
-  local flat = call('ZRANGEBYSCORE', READY, ARGV[from + 3], ARGV[from + 4], 'WITHSCORES', 'LIMIT', 0, 4)
-  call('ZMSCORE', LEASES, flat[1], flat[3], flat[5], flat[7])
+  local flat = call('ZRANGEBYSCORE', READY, ARGV[from + 3], ARGV[from + 4], 'WITHSCORES', 'LIMIT', 0, 2)
+  call('ZMSCORE', LEASES, flat[1], flat[3])
   call('HGET', SESSIONS, flat[1])
-  call('HGET', RESERVED, flat[1])
   chosen[index], scores[index] = flat[1], flat[2]
   reserved[index * 2 - 1], reserved[index * 2] = flat[1], '1 ' .. ids[index]
   reply[to + 1], reply[to + 2], reply[to + 3], reply[to + 4], reply[to + 5] = 'OK', '1', '1', 'reserved', flat[1]
   reply[to + 6], reply[to + 7], reply[to + 8], reply[to + 9] = '9000000000000', 'pool-05', '2', '1'
   reply[to + 10] = '9000000000000'
 end
+call('HMGET', RESERVED, unpack(chosen))
 call('HSET', JOBS, unpack(jobs))
 call('ZADD', DUE, unpack(due))
 call('HSET', RESERVED, unpack(reserved))

@@ -298,23 +298,24 @@ end
 
 -- Audit a slice of the nodes.
 local node_cursor = tonumber(config.node_cursor) or 0
-local audited = is_full and {} or redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + look - 1, 'WITHSCORES')
-local audited_ids = {}
-for index = 1, #audited, 2 do
-  audited_ids[#audited_ids + 1] = audited[index]
-end
-if #audited_ids > 0 then
-  local tokens, leases = redis.call('HMGET', SESSIONS, unpack(audited_ids)), redis.call('ZMSCORE', LEASES, unpack(audited_ids))
-  for index, node_id in ipairs(audited_ids) do
-    if node_id ~= '' then
-      local session, class = parse_token(tokens[index]), tonumber(audited[index * 2])
-      if not session or session.class ~= class or not pool_of[class] or not leases[index] then
-        violations = violations + 1
+do
+  local audited, audited_ids = is_full and {} or redis.call('ZRANGE', MEMBERS, node_cursor, node_cursor + look - 1, 'WITHSCORES'), {}
+  for index = 1, #audited, 2 do
+    audited_ids[#audited_ids + 1] = audited[index]
+  end
+  if #audited_ids > 0 then
+    local tokens, leases = redis.call('HMGET', SESSIONS, unpack(audited_ids)), redis.call('ZMSCORE', LEASES, unpack(audited_ids))
+    for index, node_id in ipairs(audited_ids) do
+      if node_id ~= '' then
+        local session, class = parse_token(tokens[index]), tonumber(audited[index * 2])
+        if not session or session.class ~= class or not pool_of[class] or not leases[index] then
+          violations = violations + 1
+        end
       end
     end
   end
+  node_cursor = #audited_ids < look and 0 or node_cursor + look
 end
-node_cursor = #audited_ids < look and 0 or node_cursor + look
 
 local changed_pools = #changes > 0
 local new_version = changed_pools and version + 1 or version

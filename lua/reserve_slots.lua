@@ -68,32 +68,42 @@ local TENANT_RULES, ROUTES, AFFINITIES = KEYS[16], KEYS[17], KEYS[18]
 --@include lib/routes.lua
 
 local WIDTH = 16
+local ARGV = ARGV
 
 local count = #ARGV / WIDTH
 if #KEYS ~= 18 or count < 1 or count > MAX_RESERVATIONS or count ~= math.floor(count) then
   return badarg('reserve_slots takes 18 keys and 1..128 times 16 arguments')
 end
-local function malformed(mode, job_id, attempt, owner, slots, lease_ms, ...)
+-- What is wrong with the arguments of a job, which begin behind this place, or nil.
+local function malformed(at)
+  local mode, digest = ARGV[at + 1], ARGV[at + 16]
   if mode ~= 'reserve' and mode ~= 'plan' then
     return 'mode must be reserve or plan'
   end
-  local digest = select(10, ...)
-  return malformed_claim(job_id, attempt, owner, lease_ms) or ((not string.match(digest, '^%x+$') or #digest > 40) and 'digest')
-    or malformed_request(slots, ...)
+  return malformed_claim(ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 6])
+    or ((not find(digest, '^%x+$') or #digest > 40) and 'digest') or malformed_request(ARGV[at + 5], unpack(ARGV, at + 7, at + 15))
 end
-local wanted, ids, names, tenants = {}, {}, {}, { '' }
+-- Of tenants and of kinds of request, each once. A tenant without a rule has that of the empty name.
+local wanted, ids, tenants, names, rules, routes = {}, {}, { '' }, {}, { [''] = true }, {}
 for index = 1, count do
   local at = index * WIDTH - WIDTH
-  local wrong = malformed(unpack(ARGV, at + 1, at + WIDTH))
+  local wrong = malformed(at)
   if wrong then
     return badarg(wrong)
   end
+  local job_id, tenant, name = ARGV[at + 2], ARGV[at + 7], route_name(unpack(ARGV, at + 7, at + 13))
+  ids[index] = job_id
   wanted[index] = {
-    mode = ARGV[at + 1], job_id = ARGV[at + 2], attempt = tonumber(ARGV[at + 3]), owner = ARGV[at + 4], slots = tonumber(ARGV[at + 5]),
-    lease_ms = tonumber(ARGV[at + 6]), tenant = ARGV[at + 7], session = ARGV[at + 8], excluded = set_of_names(ARGV[at + 14]),
-    excluded_pools = set_of_names(ARGV[at + 15]), digest = ARGV[at + 16],
+    mode = ARGV[at + 1], job_id = job_id, attempt = ARGV[at + 3] + 0, owner = ARGV[at + 4], slots = ARGV[at + 5] + 0,
+    lease_ms = ARGV[at + 6] + 0, tenant = tenant, session = ARGV[at + 8], excluded = set_of_names(ARGV[at + 14]),
+    excluded_pools = set_of_names(ARGV[at + 15]), digest = ARGV[at + 16], route = name,
   }
-  ids[index], tenants[index + 1], names[index] = ARGV[at + 2], ARGV[at + 7], route_name(unpack(ARGV, at + 7, at + 13))
+  if not rules[tenant] then
+    rules[tenant], tenants[#tenants + 1] = true, tenant
+  end
+  if routes[name] == nil then
+    routes[name], names[#names + 1] = false, name
+  end
 end
 
 -- Read. What is asked of every job is asked at once.
@@ -105,12 +115,13 @@ local now, version = now_ms(), tonumber(config.version)
 read_jobs(ids, now)
 local job_count = redis.call('HLEN', JOBS) - 1
 redis.call('XLEN', EVENTS)
-local tag, routes, new_routes = route_tag(config), {}, {}
-local known_routes = redis.call('HMGET', ROUTES, unpack(names))
-local rules, rules_stored = {}, redis.call('HMGET', TENANT_RULES, unpack(tenants))
-local new_affinities = {}
-for index, tenant in ipairs(tenants) do
-  rules[tenant] = rules[tenant] or tenant_rule(rules_stored[index] or rules_stored[1])
+local tag, new_routes, new_affinities = route_tag(config), {}, {}
+for index, stored in ipairs(redis.call('HMGET', ROUTES, unpack(names))) do
+  routes[names[index]] = read_route(stored, tag)
+end
+local rules_stored = redis.call('HMGET', TENANT_RULES, unpack(tenants))
+for index, stored in ipairs(rules_stored) do
+  rules[tenants[index]] = tenant_rule(stored or rules_stored[1])
 end
 
 --@include lib/selecting.lua
@@ -123,16 +134,15 @@ local function why_none(route, job, rule)
 end
 
 local function route_of(index, job)
-  local name = names[index]
-  local route = routes[name] or read_route(known_routes[index], tag)
+  local route = routes[job.route]
   if not route then
     local at = index * WIDTH - WIDTH
     route = make_route(ARGV[at + 9], ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13], job.tenant == '', config, tag)
     if job.mode == 'reserve' then
-      new_routes[#new_routes + 1] = { name, route.text }
+      new_routes[#new_routes + 1] = { job.route, route.text }
     end
+    routes[job.route] = route
   end
-  routes[name] = route
   return route
 end
 
@@ -145,6 +155,9 @@ local function keep_affinity(job, node_id)
   end
 end
 
+local reply, words = {}, 0
+
+-- Reserves for a job, and adds that to the reply; or returns what is to be answered.
 local function reserve(index, job)
   local old = job_of(job.job_id)
   if old then
@@ -198,22 +211,25 @@ local function reserve(index, job)
     }
     take_slots(job.job_id, made, lease_end)
     note_place(node)
-    note_used(node.id, slots_of_node(node.id).used)
+    note_used(node.id, node.used + job.slots)
     note_beginning(job.job_id, made, old and 'reassigned' or 'new')
     if pool.strategy == 'a' and job.session ~= '' then
       keep_affinity(job, node.id)
     end
   end
-  return {
-    'OK', '1', digits(job.attempt), 'reserved', node.id, epoch, pool.name, config.version, digits(job.slots), digits(lease_end),
-  }
+  local at = words
+  words = at + 10
+  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = 'OK', '1', numeral(job.attempt), 'reserved', node.id
+  reply[at + 6], reply[at + 7], reply[at + 8] = epoch, pool.name, config.version
+  reply[at + 9], reply[at + 10] = numeral(job.slots), numeral(lease_end)
+  return nil
 end
 
-local reply, words = {}, 0
-for index, job in ipairs(wanted) do
-  for _, word in ipairs(reserve(index, job)) do
+for index = 1, count do
+  local answer = reserve(index, wanted[index])
+  for at = 1, answer and #answer or 0 do
     words = words + 1
-    reply[words] = word
+    reply[words] = answer[at]
   end
 end
 local room = #new_routes > 0 and redis.call('HLEN', ROUTES) - 1 + #new_routes - MAX_ROUTES or 0
@@ -223,6 +239,8 @@ for _, name in ipairs(room > 0 and redis.call('HRANDFIELD', ROUTES, room + 1) or
     forgotten_routes[#forgotten_routes + 1] = name
   end
 end
+
+read_taken()
 
 local no_permission = denied('HSET', 'ZADD', 'XADD') or (has_ended() or #forgotten_routes > 0) and denied('HDEL')
 if no_permission then

@@ -33,6 +33,9 @@ local CONFIG, SESSIONS, LEASES, READY, USAGE, RESERVED = KEYS[1], KEYS[2], KEYS[
 --@include lib/ready.lua
 --@include lib/bulk.lua
 
+local ARGV, byte, match = ARGV, string.byte, string.match
+local BRACE = byte('{')
+
 local lease_ms = integer(ARGV[1], 1, 86400000)
 local count = (#ARGV - 1) / 4
 if #KEYS ~= 6 or count < 1 or count > MAX_BATCH or count ~= math.floor(count) then
@@ -41,21 +44,25 @@ end
 if not lease_ms then
   return badarg('lease_ms must be 1..86400000')
 end
-local ids, loads = {}, {}
+local ids, loaded, loads, silent = {}, {}, 0, {}
 for index = 1, count do
   local at = index * 4 - 2
-  local load, usage = ARGV[at + 2], ARGV[at + 3]
-  ids[index] = ARGV[at]
-  if not is_id(ids[index], 128) then
+  local id, load, usage = ARGV[at], ARGV[at + 2], ARGV[at + 3]
+  ids[index] = id
+  if id == '' then
     return badarg('node_id')
   end
   if load ~= '' then
-    loads[index] = fraction(load)
-    if not loads[index] then
+    if not is_fraction(load) then
       return badarg('load must be 0.0000..1.0000 or empty')
     end
+    loads = loads + 1
+    loaded[loads] = id
+    if usage == '' then
+      silent[#silent + 1] = id
+    end
   end
-  if usage ~= '' and (load == '' or string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES) then
+  if usage ~= '' and (load == '' or byte(usage) ~= BRACE or #usage > MAX_USAGE_BYTES) then
     return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes and come with a load, or be empty')
   end
 end
@@ -66,9 +73,16 @@ if not config then
 end
 local lease_end = digits(now_ms() + lease_ms)
 local tokens = redis.call('HMGET', SESSIONS, unpack(ids))
+local reserved = loads > 0 and redis.call('HMGET', RESERVED, unpack(loaded))
 redis.call('ZCARD', LEASES)
 redis.call('ZCARD', READY)
 redis.call('HLEN', USAGE)
+
+-- Usage of the nodes that report a load alone: what is stored, or what an earlier entry of this call gives them.
+local usage_of = {}
+for place, stored in ipairs(#silent > 0 and redis.call('HMGET', USAGE, unpack(silent)) or {}) do
+  usage_of[silent[place]] = usage_json(stored)
+end
 
 -- The verdict on a token that is not the stored one.
 local function mismatch(stored, shown)
@@ -83,44 +97,35 @@ local function mismatch(stored, shown)
 end
 
 local letters, leases, alive = {}, {}, 0
-local loaded, names, usages, changed = {}, {}, {}, 0
-
--- The usage that a node has: what an earlier entry of this call gives it, or what is stored.
-local function usage_of(id)
-  for at = changed * 2 - 1, 1, -2 do
-    if usages[at] == id then
-      return usage_json(usages[at + 1])
-    end
-  end
-  return usage_json(redis.call('HGET', USAGE, id))
-end
-
+-- XX: a node that is not ready, or is held, stays out of `ready`.
+local ready, usages, changed, place = { 'XX' }, {}, 0, 0
 for index = 1, count do
   local at = index * 4 - 2
-  local token, id = tokens[index], ids[index]
+  local id, token, load = ids[index], tokens[index], ARGV[at + 2]
+  if load ~= '' then
+    place = place + 1
+  end
   if token ~= ARGV[at + 1] then
+    -- Whose token is the stored one has an id that was let in when it was stored.
+    if not is_id(id, 128) then
+      return badarg('node_id')
+    end
     letters[index] = mismatch(token, ARGV[at + 1])
   else
     letters[index] = 'A'
     alive = alive + 2
     leases[alive - 1], leases[alive] = lease_end, id
-    if loads[index] then
-      local usage = join_usage(ARGV[at + 2], ARGV[at + 3] ~= '' and ARGV[at + 3] or usage_of(id))
-      changed = changed + 1
-      loaded[changed], names[changed] = index, id
-      usages[changed * 2 - 1], usages[changed * 2] = id, usage
+    if load ~= '' then
+      local class, usage, slots = match(token, '^%d+:(%d+):'), ARGV[at + 3], reserved[place]
+      if usage == '' then
+        usage = usage_of[id]
+      elseif usage_of[id] then
+        usage_of[id] = usage
+      end
+      changed = changed + 2
+      ready[changed], ready[changed + 1] = ready_score(class, slots and used_slots(slots) or 0, load), id
+      usages[changed - 1], usages[changed] = id, join_usage(load, usage)
     end
-  end
-end
-
--- XX: a node that is not ready, or is held, stays out of `ready`.
-local ready = { 'XX' }
-if changed > 0 then
-  for place, reserved in ipairs(redis.call('HMGET', RESERVED, unpack(names))) do
-    local index = loaded[place]
-    local class = tonumber(string.match(tokens[index], '^%d+:(%d+):'))
-    ready[place * 2] = ready_score(class, reserved and used_slots(reserved) or 0, loads[index])
-    ready[place * 2 + 1] = names[place]
   end
 end
 

@@ -66,6 +66,8 @@ local RESERVED, DUE = KEYS[16], KEYS[17]
 --@include lib/bulk.lua
 
 local WIDTH = 15
+local ARGV, byte = ARGV, string.byte
+local BRACE = byte('{')
 
 local count = #ARGV / WIDTH
 if #KEYS ~= 17 or count < 1 or count > MAX_UPSERTS or count ~= math.floor(count) then
@@ -91,25 +93,25 @@ local function malformed(
   elseif not is_id(instance, 64) then
     return 'instance'
   end
-  if not integer(epoch, 0, 9007199254740991) or (mode == 'new') ~= (tonumber(epoch) == 0) then
+  if not integer(epoch, 0, 9007199254740991) or (mode == 'new') ~= (epoch + 0 == 0) then
     return 'epoch must be 0 for a new session, and only for it'
   end
   if #facts > MAX_FACTS_BYTES then
     return 'facts are longer than ' .. MAX_FACTS_BYTES .. ' bytes'
   end
-  if string.find(record, '\n', 1, true) or string.sub(record, 1, 1) ~= '{' or #record > MAX_RECORD_BYTES then
+  if find(record, '\n', 1, true) or byte(record) ~= BRACE or #record > MAX_RECORD_BYTES then
     return 'record must be a JSON object on one line, of up to ' .. MAX_RECORD_BYTES .. ' bytes'
   end
-  if not string.match(digest, '^%x+$') or #digest > 40 then
+  if not find(digest, '^%x+$') or #digest > 40 then
     return 'digest'
   end
   if status ~= 'g' and status ~= 'r' and status ~= 'd' then
     return 'status must be g, r or d'
   end
-  if not fraction(load) then
+  if not is_fraction(load) then
     return 'load must be 0.0000..1.0000'
   end
-  if string.sub(usage, 1, 1) ~= '{' or #usage > MAX_USAGE_BYTES then
+  if byte(usage) ~= BRACE or #usage > MAX_USAGE_BYTES then
     return 'usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes'
   end
   if not integer(lease_ms, 1, 86400000) then
@@ -187,22 +189,22 @@ for index = 1, count do
     session = ARGV[at + 2],
     instance = ARGV[at + 3],
     mode = ARGV[at + 4],
-    asked_epoch = tonumber(ARGV[at + 5]),
+    asked_epoch = ARGV[at + 5] + 0,
     facts_json = facts,
     record = ARGV[at + 7],
     digest = ARGV[at + 8],
     status = ARGV[at + 9],
     load = ARGV[at + 10],
     usage = ARGV[at + 11],
-    lease_ms = tonumber(ARGV[at + 12]),
+    lease_ms = ARGV[at + 12] + 0,
     admission_digest = ARGV[at + 13],
     takeover = ARGV[at + 14],
     why = ARGV[at + 15],
     previous = parse_token(tokens[index]),
     header = record_header(records[index]),
     held = holds[index] and true or false,
-    lease_end = tonumber(leases[index] or 0),
-    used = used_slots(reserved[index]),
+    lease_end = (leases[index] or 0) + 0,
+    used = reserved[index] and used_slots(reserved[index]) or 0,
   }
   if not digest_of[facts] then
     digest_of[facts] = redis.sha1hex(facts)
@@ -222,7 +224,8 @@ for _, class in ipairs(classes) do
 end
 local stored_pools = look_up(POOLS, pools)
 
-local version = tonumber(config.version)
+local stored_version = tonumber(config.version)
+local version = stored_version
 
 -- Where a class belongs that nobody had before, or that no declared pool takes. Few calls need it, so that what it is made of is made
 -- only here. Returns the class, {number, pool, pool_id, reason, write} and, with a pool that was made for it, {created}; or nil and the
@@ -353,7 +356,7 @@ local function update_header(node, class)
 end
 
 local members, ready, not_ready, lease_ends, sessions, stored_nodes, usages, due = {}, {}, {}, {}, {}, {}, {}, {}
-local settled, reply = {}, {}
+local settled, count_settled, reply = {}, 0, {}
 
 local function pair(list, first, second)
   local length = #list
@@ -373,21 +376,23 @@ local function settle(node, class)
     pair(members, number, id)
   end
   if node.status == 'r' and not node.held then
-    pair(ready, ready_score(number, node.used, tonumber(node.load)), id)
+    pair(ready, ready_score(number, node.used, node.load), id)
   else
     append(not_ready, id)
   end
-  pair(lease_ends, now + node.lease_ms, id)
-  pair(sessions, id, token)
-  pair(stored_nodes, id, join_record(node.header, node.record))
-  pair(usages, id, join_usage(node.load, node.usage))
+  local at = count_settled * 2
+  lease_ends[at + 1], lease_ends[at + 2] = now + node.lease_ms, id
+  sessions[at + 1], sessions[at + 2] = id, token
+  stored_nodes[at + 1], stored_nodes[at + 2] = id, join_record(node.header, node.record)
+  usages[at + 1], usages[at + 2] = id, join_usage(node.load, node.usage)
   if node.used > 0 and node.registered then
     pair(due, now, '!' .. id) -- a new epoch: the document says what becomes of its reservations
   end
-  append(settled, node)
-  local at = #reply
+  count_settled = count_settled + 1
+  settled[count_settled] = node
+  at = #reply
   reply[at + 1], reply[at + 2], reply[at + 3] = 'OK', digits(node.epoch), class.digits
-  reply[at + 4], reply[at + 5], reply[at + 6] = class.pool, class.pool_id, digits(version)
+  reply[at + 4], reply[at + 5], reply[at + 6] = class.pool, class.pool_id, version == stored_version and config.version or digits(version)
   reply[at + 7], reply[at + 8], reply[at + 9] = token, node.seen, class.reason
   reply[at + 10] = node.registered == 'cloned_id' and '1' or '0'
 end

@@ -1,28 +1,29 @@
 -- Parsing of arguments. A breach of the contract is an error reply, returned before anything is written.
+local find = string.find
+
 local function badarg(what)
   return redis.error_reply('PYSCHED_BADARG ' .. what)
 end
 
 -- A whole number within bounds, or nil. Digits only: tonumber() would also take '0x10', '1e3' and ' 1'.
 local function integer(text, low, high)
-  if not text or not string.match(text, '^%-?%d+$') or #text > 16 then
+  if not text or not find(text, '^%-?%d+$') or #text > 16 then
     return nil
   end
-  local value = tonumber(text)
+  local value = text + 0
   if value < low or value > high then
     return nil
   end
   return value
 end
 
--- A load, 0.0000..1.0000, or nil.
-local function fraction(text)
-  local value = #text == 6 and string.match(text, '^[01]%.%d+$') and tonumber(text)
-  return value and value <= 1 and value or nil
+-- Whether it is a load, 0.0000..1.0000.
+local function is_fraction(text)
+  return find(text, '^0%.%d%d%d%d$') or text == '1.0000'
 end
 
 local function is_id(text, longest)
-  return #text <= longest and string.match(text, '^[A-Za-z0-9._:-]+$') ~= nil
+  return #text <= longest and find(text, '^[A-Za-z0-9._:-]+$')
 end
 
 -- A JSON object as a table, or nil. cjson.decode throws, and also takes scalars.

@@ -19,9 +19,22 @@ local function parse_job(stored)
   }
 end
 
+-- Attempts, slots and ends of leases as text: those of a call are nearly all the same few numbers.
+local numerals = {}
+
+local function numeral(number)
+  local text = numerals[number]
+  if not text then
+    text = digits(number)
+    numerals[number] = text
+  end
+  return text
+end
+
 local function join_job(job)
-  return job.attempt .. ' ' .. job.state .. ' ' .. job.epoch .. ' ' .. job.slots .. ' ' .. job.version .. ' ' .. job.node .. ' ' .. job.pool
-    .. ' ' .. job.tenant .. ' ' .. job.owner .. ' ' .. job.session .. ' ' .. job.digest .. ' ' .. job.reason
+  return numeral(job.attempt) .. ' ' .. job.state .. ' ' .. job.epoch .. ' ' .. numeral(job.slots) .. ' ' .. job.version .. ' '
+    .. job.node .. ' ' .. job.pool .. ' ' .. job.tenant .. ' ' .. job.owner .. ' ' .. job.session .. ' ' .. job.digest .. ' '
+    .. job.reason
 end
 
 local function is_live(job)

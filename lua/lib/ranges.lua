@@ -8,7 +8,7 @@ end
 
 -- Reserved slots and load of a node by its score.
 local function read_ready(class, score)
-  local rest = tonumber(score) - class * CLASS_SPAN
+  local rest = score - class * CLASS_SPAN
   local used = math.floor(rest / 2)
   return used, rest - used * 2
 end

@@ -1,5 +1,7 @@
 -- What a job asks for, as the scripts that look for a node get it.
 
+local MAX_NAME = 70 -- bytes of a language or service: a longer one could not be part of the index of capabilities
+
 local function split(text, what)
   local found = {}
   for item in string.gmatch(text, what) do
@@ -8,15 +10,13 @@ local function split(text, what)
   return found
 end
 
--- One that is longer than a name may be could not be part of the index of capabilities.
-local TOO_LONG = string.rep('[^,]', 71)
-
 local function is_name(text)
-  return #text <= 70 and string.match(text, '^[a-z0-9._-]+$') ~= nil
+  return #text <= MAX_NAME and find(text, '^[a-z0-9._-]+$')
 end
 
+-- Whether a text that is not empty is a list of names. One that is too short for too many is not taken apart.
 local function is_list(text, pattern, what)
-  return text == '' or (string.match(text, pattern) ~= nil and #split(text, what) <= MAX_NAMES)
+  return find(text, pattern) and (#text < MAX_NAMES * 2 or #split(text, what) <= MAX_NAMES)
 end
 
 -- What is wrong with a request, or nil.
@@ -30,8 +30,8 @@ local function malformed_request(slots, tenant, session, src, tgt, services, lab
   if session ~= '' and not is_id(session, 128) then
     return 'session'
   end
-  if not is_name(src) or not is_name(tgt) or not is_list(services, '^[a-z0-9._,-]*$', '[^,]+') or #services > 4160
-    or string.find(services, TOO_LONG) then
+  if not is_name(src) or not is_name(tgt) or #services > 4160 or (services ~= '' and not is_list(services, '^[a-z0-9._,-]*$', '[^,]+'))
+    or (#services > MAX_NAME and find(services, string.rep('[^,]', MAX_NAME + 1))) then
     return 'a language or service'
   end
   if labels ~= '' and (#labels > 8192 or not is_string_list(object(labels))) then
@@ -40,10 +40,10 @@ local function malformed_request(slots, tenant, session, src, tgt, services, lab
   if scope ~= '' and scope ~= 'eligible' and scope ~= 'exact' then
     return 'scope must be eligible or exact'
   end
-  if not is_list(exclude, '^[A-Za-z0-9._: -]*$', '%S+') or #exclude > 8320 then
+  if exclude ~= '' and (not is_list(exclude, '^[A-Za-z0-9._: -]*$', '%S+') or #exclude > 8320) then
     return 'exclude'
   end
-  if not is_list(exclude_pools, '^[a-z0-9._ -]*$', '%S+') or #exclude_pools > 8320 then
+  if exclude_pools ~= '' and (not is_list(exclude_pools, '^[a-z0-9._ -]*$', '%S+') or #exclude_pools > 8320) then
     return 'exclude_pools'
   end
   return nil
@@ -62,8 +62,10 @@ end
 
 local function set_of_names(text)
   local set = {}
-  for item in string.gmatch(text, '%S+') do
-    set[item] = true
+  if text ~= '' then
+    for item in string.gmatch(text, '%S+') do
+      set[item] = true
+    end
   end
   return set
 end

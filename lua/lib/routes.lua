@@ -1,6 +1,7 @@
 -- Level one: the pools that can serve a kind of request, in the order in which they are tried, with their classes. A route is remembered
 -- under the configuration and the set of classes that it was made of, so that it is never stale: one of others is made anew.
 -- As text: `tag|capabilities that no class has|reason:classes;...|pool:capacity:strategy:classes;...`
+-- It has more than 64 bytes: a hash whose values are all shorter is kept as a list, and searched from its beginning.
 -- What only making one takes is included where it is made: most calls find theirs.
 -- Uses: CLASSES, CLASS_FACTS, POOLS, CAPABILITIES.
 
@@ -25,7 +26,7 @@ local function next_pool(route, pool)
     if not name then
       return nil
     end
-    route.pools[index] = { index = index, name = name, capacity = tonumber(capacity), strategy = strategy, listed = classes }
+    route.pools[index] = { index = index, name = name, capacity = capacity + 0, strategy = strategy, listed = classes }
     route.rest = rest
   end
   return route.pools[index]
@@ -39,9 +40,11 @@ end
 -- The classes of a pool of a route.
 local function classes_of(pool)
   if not pool.classes then
-    pool.classes = {}
-    for class in string.gmatch(pool.listed, '%d+') do
-      pool.classes[#pool.classes + 1] = tonumber(class)
+    pool.classes = { tonumber(pool.listed) } -- most have one
+    if not pool.classes[1] then
+      for class in string.gmatch(pool.listed, '%d+') do
+        pool.classes[#pool.classes + 1] = tonumber(class)
+      end
     end
   end
   return pool.classes
@@ -113,7 +116,6 @@ local function make_route(src, tgt, services_listed, labels_asked, scope_asked, 
     end
   end
   table.sort(refused)
-  return read_route(
-    tag .. '|' .. table.concat(missing, ' ') .. '|' .. table.concat(refused, ';') .. '|' .. table.concat(parts, ';'), tag
-  )
+  local text = tag .. '|' .. table.concat(missing, ' ') .. '|' .. table.concat(refused, ';') .. '|' .. table.concat(parts, ';')
+  return read_route(string.format('%-65s', text), tag)
 end

@@ -23,25 +23,43 @@ local function note_affinity(session, node_id)
 end
 
 -- What this call has read of each class: its runs, each the nodes with equally many slots reserved, the least loaded first. Only as much
--- is read as is needed to know the best; a run is read on when its first ones are taken, excluded or dead.
-local FIRST_STEP, MAX_STEP, PATIENCE = 4, 64, 32
+-- is read as is needed to know the best; a run is read on when its first ones are taken, excluded or dead. A run's `flat` has its ids
+-- and scores as they were read: of most nodes the load is never asked.
+local FIRST_STEP, MAX_STEP, PATIENCE = 2, 64, 32
+local NO_NODES, min, max = {}, math.min, math.max
 local looks, nodes_left = {}, MAX_LOOKED
 
 local function read_on(look, run)
-  local count = math.min(run.step, look.left, nodes_left)
-  local flat = redis.call('ZRANGEBYSCORE', READY, run.low, look.high, 'WITHSCORES', 'LIMIT', #run.ids, count)
-  look.left, nodes_left, run.step = look.left - count, nodes_left - count, math.min(run.step * 2, MAX_STEP)
-  run.whole = #flat < count * 2
-  for index = 1, #flat, 2 do
-    local used, load = read_ready(look.class, flat[index + 1])
-    run.used = run.used or used
-    if used ~= run.used then
-      run.whole, run.next_used = true, used
+  local ids, known, count = run.ids, #run.ids, min(run.step, look.left, nodes_left)
+  local flat = redis.call('ZRANGEBYSCORE', READY, run.low, look.high, 'WITHSCORES', 'LIMIT', known, count)
+  local length = #flat
+  look.left, nodes_left, run.step = look.left - count, nodes_left - count, min(run.step * 2, MAX_STEP)
+  run.whole = length < count * 2
+  if length == 0 then
+    return
+  end
+  if known == 0 then
+    run.used, run.flat = read_ready(look.class, flat[2]), flat
+    run.base = look.class * CLASS_SPAN + run.used * 2
+  else
+    for index = 1, length do
+      run.flat[known * 2 + index] = flat[index]
+    end
+  end
+  local past = run.base + 2
+  local goes_on = flat[length] - past >= 0 -- into the next run
+  for index = 1, length, 2 do
+    if goes_on and flat[index + 1] - past >= 0 then
+      run.whole, run.next_used = true, read_ready(look.class, flat[index + 1])
       break
     end
-    local place = #run.ids + 1
-    run.ids[place], run.loads[place] = flat[index], load
+    known = known + 1
+    ids[known] = flat[index]
   end
+end
+
+local function load_of(run, place)
+  return run.flat[place * 2] - run.base
 end
 
 -- The first run of a class with at least so many slots reserved, or false.
@@ -50,7 +68,7 @@ local function run_from(look, used)
     return false
   end
   local low = look.class * CLASS_SPAN + used * 2
-  local run = { low = low, step = FIRST_STEP, ids = {}, loads = {}, passed = {}, first = 1, checked = 0, dead = 0 }
+  local run = { low = low, step = FIRST_STEP, ids = {}, passed = {}, first = 1, checked = 0, dead = 0 }
   read_on(look, run)
   return run.used and run
 end
@@ -67,7 +85,7 @@ local function look_of(class, capacity)
   local look = looks[class]
   if not look then
     local _, high = ready_range(class, capacity - 1)
-    look = { class = class, capacity = capacity, high = high, left = MAX_LOOKED_CLASS, touched = {} }
+    look = { class = class, capacity = capacity, high = high, left = MAX_LOOKED_CLASS, touched = NO_NODES }
     look.run = run_from(look, 0)
     looks[class] = look
   end
@@ -75,14 +93,14 @@ local function look_of(class, capacity)
 end
 
 local function is_alive(lease_end, now)
-  return tonumber(lease_end or 0) > now
+  return (lease_end or 0) - now > 0
 end
 
 -- Asks of the nodes of a run that were read whether they live.
 local function check_leases(run, now)
   local ends = redis.call('ZMSCORE', LEASES, unpack(run.ids, run.checked + 1))
-  for index, lease_end in ipairs(ends) do
-    if not is_alive(lease_end, now) then
+  for index = 1, #ends do
+    if not is_alive(ends[index], now) then
       run.passed[run.checked + index], run.dead = true, run.dead + 1
     end
   end
@@ -107,7 +125,10 @@ local function first_able(look, run, job, now, patience)
         end
         if not run.passed[place] then
           run.passed[place] = true
-          look.touched[#look.touched + 1] = { id = node_id, load = run.loads[place] }
+          if look.touched == NO_NODES then
+            look.touched = {}
+          end
+          look.touched[#look.touched + 1] = { id = node_id, load = load_of(run, place) }
         end
       end
       if not run.passed[place] then
@@ -133,10 +154,11 @@ local function best_of_class(look, job, now, best, patience)
   local used = run and run.used
   while run and used <= most and (not best or used / capacity < best.weight) do
     local place = first_able(look, run, job, now, patience)
-    local weight = place and math.max(run.loads[place], used / capacity)
+    local load = place and load_of(run, place)
+    local weight = place and max(load, used / capacity)
     if place and is_better(weight, used, best) then
       best = {
-        id = run.ids[place], class = look.class, load = run.loads[place], weight = weight, used = used,
+        id = run.ids[place], class = look.class, load = load, weight = weight, used = used,
         run = place > run.checked and run, place = place,
       }
     end
@@ -144,10 +166,11 @@ local function best_of_class(look, job, now, best, patience)
     run = used <= most and (not best or used / capacity < best.weight) and run_after(look, run)
     used = run and run.used
   end
-  for _, node in ipairs(look.touched) do
+  for index = 1, #look.touched do
+    local node = look.touched[index]
     used = used_now[node.id]
     if used <= most and is_better(used / capacity, used, best) and not job.excluded[node.id] then
-      local weight = math.max(node.load, used / capacity)
+      local weight = max(node.load, used / capacity)
       if is_better(weight, used, best) then
         best = { id = node.id, class = look.class, load = node.load, weight = weight, used = used }
       end

@@ -210,7 +210,7 @@ PLANTED = {
         edits={"reserve_slots.lua": {"if rule.slots > 0 and others + job.slots > rule.slots then": "if false then"}},
     ),
     "gives nodes that are dead": Planted(
-        "everything", edits={"lib/selecting.lua": {"if not is_alive(lease_end, now) then": "if false then"}}
+        "everything", edits={"lib/selecting.lua": {"if not is_alive(ends[index], now) then": "if false then"}}
     ),
     "gives nodes by the configuration of before": Planted(
         "everything", edits={"lib/routes.lua": {"if found ~= tag then": "if not found then"}}
@@ -218,7 +218,9 @@ PLANTED = {
     "keeps what was reserved on a node that died": Planted(
         "everything", edits={"lib/upkeep_of_jobs.lua": {"lose(job_id, 'node_expired', now)": ""}}
     ),
-    "gives no slot back": Planted("everything", edits={"lib/ledger.lua": {"add_slots(job, -job.slots)": ""}}),
+    "gives no slot back": Planted(
+        "everything", edits={"lib/ledger.lua": {"add_slots(job, -job.slots)": "slots_of_node(job.node)"}}
+    ),
 }
 
 _MUTE = "emit = function() end"

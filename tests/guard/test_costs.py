@@ -48,7 +48,7 @@ COSTS = {
     "heartbeat, one node": Cost("evalsha hlen hmget*2 time zadd zcard*2", 353),
     "heartbeat, 128 nodes": Cost("evalsha hlen hmget*2 time zadd zcard*2", 9244),
     "heartbeat, 128 nodes, load and usage": Cost("evalsha hlen hmget*3 hset time zadd*2 zcard*2", 14876),
-    "heartbeat, 128 nodes, load alone": Cost("evalsha hget*128 hlen hmget*3 hset time zadd*2 zcard*2", 10012),
+    "heartbeat, 128 nodes, load alone": Cost("evalsha hlen hmget*4 hset time zadd*2 zcard*2", 10012),
     "heartbeat, 1,000 nodes": Cost("evalsha*8 hlen*8 hmget*16 time*8 zadd*8 zcard*16", 72272, round_trips=8),
     "register, known class, declared pool": Cost(
         "evalsha hlen hmget*8 hset*3 time xadd*2 xlen zadd*3 zcard*3 zmscore",
@@ -107,18 +107,18 @@ COSTS = {
     "explanation of a node": Cost("evalsha hget*10 hgetall hmget time zscore", 471),
     "search for a pool": Cost("evalsha hget*3 hmget zcount*2 zrangebylex*2", 330),
     "reservation of a known kind": Cost(
-        commands="evalsha hget*2 hlen*2 hmget*4 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore*2",
+        commands="evalsha hget hlen*2 hmget*5 hset*2 time xadd xlen zadd*2 zmscore*2 zrangebyscore*2",
         sent=833,
         round_trips=1,
     ),
     "reservation of a new kind": Cost(
-        commands="evalsha hget*5 hlen*3 hmget*4 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore*2",
+        commands="evalsha hget*4 hlen*3 hmget*5 hset*3 time xadd xlen zadd*2 zmscore*2 zrangebylex*3 zrangebyscore*2",
         sent=833,
         round_trips=1,
     ),
     "update of a job": Cost("evalsha hdel hget hlen*2 hmget*2 hset time xadd xlen zadd*2 zcard zmscore", 356),
     "reservation of 128 jobs": Cost(
-        commands="evalsha*4 hget*256 hlen*8 hmget*16 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*22 zrangebyscore*19",
+        commands="evalsha*4 hget*128 hlen*8 hmget*20 hset*8 time*4 xadd*128 xlen*4 zadd*8 zmscore*26 zrangebyscore*23",
         sent=21440,
         round_trips=4,
     ),
@@ -136,22 +136,22 @@ COSTS = {
 }
 
 CLOSURES = {
-    "update_jobs": 37,
-    "reserve_slots": 73,
-    "explain_job": 50,
+    "update_jobs": 41,
+    "reserve_slots": 78,
+    "explain_job": 51,
     "bump_config_version": 70,
-    "check": 61,
+    "check": 62,
     "explain_node": 61,
     "find_pools": 31,
     "hold_node": 23,
-    "list_jobs": 18,
+    "list_jobs": 19,
     "list_nodes": 28,
     "list_pools": 13,
     "open_namespace": 12,
     "reconcile": 56,
     "release_node": 15,
     "renew_instance": 10,
-    "touch_nodes": 25,
+    "touch_nodes": 24,
     "upsert_node_to_pool": 40,
 }
 """Functions that a script makes each time it is called: all that it has, those of its includes among them."""

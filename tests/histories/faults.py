@@ -153,10 +153,10 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "local run, capacity, most = look.run, look.capacity, math.huge",
     ),
     "a call does not see what it has reserved": (SELECTING, "used_now[node_id] = used\n", ""),
-    "a dead node is chosen": (SELECTING, "if not is_alive(lease_end, now) then", "if false then"),
+    "a dead node is chosen": (SELECTING, "if not is_alive(ends[index], now) then", "if false then"),
     "what a node reports is not its load": (
         SELECTING,
-        "place and math.max(run.loads[place], used / capacity)",
+        "place and max(load, used / capacity)",
         "place and used / capacity",
     ),
     "a route of another configuration is followed": (
@@ -208,13 +208,13 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lift forgets the slots": (HOLD, "ready_score(session.class, used, load)", "ready_score(session.class, 0, load)"),
     "a registration forgets the slots": (
         UPSERT,
-        "ready_score(number, node.used, tonumber(node.load))",
-        "ready_score(number, 0, tonumber(node.load))",
+        "ready_score(number, node.used, node.load)",
+        "ready_score(number, 0, node.load)",
     ),
     "a load forgets the slots": (
         TOUCH,
-        "ready_score(class, reserved and used_slots(reserved) or 0, loads[index])",
-        "ready_score(class, 0, loads[index])",
+        "ready_score(class, slots and used_slots(slots) or 0, load)",
+        "ready_score(class, 0, load)",
     ),
     "an outage ends reservations": (
         RECONCILE,

@@ -169,9 +169,32 @@ async def test_behind_many_dead_ones_a_node_that_has_jobs_is_taken_first(cell: C
     """Nodes behind more dead ones than are looked at for that have to wait: who lives has been given jobs."""
     await cell.register("busy", "en", "zh", lease_ms=LONG_MS)
     assert await nodes_of(cell, ["a"]) == ["busy"]
-    await dead(cell, 60)
+    await dead(cell, 70)
     await cell.register("free", "en", "zh", load=0.01, lease_ms=LONG_MS)
     assert await nodes_of(cell, ["b"]) == ["busy"]
+
+
+async def test_behind_one_that_is_left_out_none_is_taken_twice_while_another_is_free(cell: Cell) -> None:
+    for name in ("X", "b", "c"):
+        await cell.register(name, "en", "zh", lease_ms=LONG_MS)
+    request = JobRequest("zh", "en", exclude=("X",))
+    found = await cell.allocator.reserve_many([JobAsk(name, request) for name in "jkl"], owner="me", lease_ms=LONG_MS)
+    assert [one.node_id for one in found if isinstance(one, Reservation)] == ["b", "c", "b"]
+
+
+async def test_nodes_that_are_read_together_may_have_different_slots_reserved(cell: Cell) -> None:
+    await cell.allocator.sync(document_of(selection={"slots_per_node": 2}))
+    for name in ("a", "b", "c"):
+        await cell.register(name, "en", "zh", load=0.0, lease_ms=LONG_MS)
+    assert await nodes_of(cell, ["j"]) == ["a"]
+    assert await nodes_of(cell, ["k", "l", "m"]) == ["b", "c", "a"]
+
+
+async def test_a_node_with_a_full_load_is_found_at_once(cell: Cell) -> None:
+    await cell.register("a", "en", "zh", load=1.0, lease_ms=LONG_MS)
+    await cell.store.command("CONFIG", "RESETSTAT")
+    assert await planned(cell, "j") == "a"
+    assert "cmdstat_zrangebyscore:calls=1," in str(await cell.store.command("INFO", "commandstats"))
 
 
 @pytest.mark.parametrize("count", [10, 40])

@@ -10,6 +10,7 @@ from pyscheduler.core.jobs import JobAsk, JobRequest, Reservation
 from pyscheduler.core.results import NodeStatus
 from pyscheduler.errors import NoNode
 from pyscheduler.scripts import calls
+from pyscheduler.scripts.calls import Call
 from tests.cells import limited_cell
 from tests.harness import LEASE_MS, Cell, document_of, facts_of, pool
 from tests.oracle import read_state
@@ -126,6 +127,31 @@ async def test_a_heartbeat_with_a_load_alone_keeps_the_usage_of_its_own_node(cel
     assert (await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes)))[2] == "AAA"
     stored = await cell.store.command("HMGET", cell.store.key("usage"), "a", "b")
     assert stored == ['0.7000 {"of":"a"}', "0.6000 {}"]
+
+
+async def test_a_load_beside_heartbeats_without_one_keeps_the_slots_of_its_own_node(cell: Cell) -> None:
+    for name in ("a", "b"):
+        await cell.register(name, "en", "zh")
+    await reserve(cell, "j", JobRequest("zh", "en", exclude=("a",)))
+    tokens = await cell.store.command("HMGET", cell.store.key("sessions"), "a", "b")
+    nodes = ["a", tokens[0], "", "", "b", tokens[1], "0.5000", "{}"]
+    assert (await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes)))[2] == "AA"
+    assert float(await cell.store.command("ZSCORE", cell.store.key("ready"), "b")) % 1024 == 2.5
+
+
+async def test_many_leases_are_renewed_by_one_call(cell: Cell) -> None:
+    await cell.register("a", "en", "zh")
+    names, due = ("j", "k", "l"), cell.store.key("due")
+    for name in names:
+        await reserve(cell, name)
+    before = await cell.store.command("ZMSCORE", due, *names)
+    renewals = [
+        calls.update_jobs(operation="renew", job_id=name, attempt=1, owner="me", lease_ms=LEASE_MS * 20, reason="")
+        for name in names
+    ]
+    await cell.store.run(Call.joined(renewals))
+    after = await cell.store.command("ZMSCORE", due, *names)
+    assert [float(new) - float(old) > LEASE_MS * 9 for old, new in zip(before, after, strict=True)] == [True] * 3
 
 
 async def test_reasons_are_counted_for_so_many_nodes(redis_url: str, namespace: str) -> None:

@@ -89,12 +89,13 @@ async def test_touch_nodes(cell: Cell) -> None:
         ["n1", newer, "", ""],
         ["n1", f"{epoch}:2:d:ab", "", ""],
         ["nx", token, "0.5000", "{}"],
+        ["x" * 128, token, "", ""],
     ]
     call = calls.touch_nodes(lease_ms=1, nodes=[part for node in nodes for part in node])
-    assert await cell.store.run(call) == ["OK", "3", "ASUUU"]
+    assert await cell.store.run(call) == ["OK", "3", "ASUUUU"]
     assert (await cell.store.command("HGET", cell.store.key("usage"), "n1")) == "0.0000 {}"
     await cell.store.run(baseline(token)["release_node"])
-    assert await cell.store.run(call) == ["OK", "3", "SSUSU"]
+    assert await cell.store.run(call) == ["OK", "3", "SSUSUU"]
 
 
 async def test_release_node(cell: Cell) -> None:
