@@ -17,12 +17,25 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import chart, commands, door, etcd, expiry, jobs, python_ways, report, start, store, zookeeper
+from benchmarks import (
+    chart,
+    commands,
+    door,
+    etcd,
+    expiry,
+    instructions,
+    jobs,
+    python_ways,
+    report,
+    start,
+    store,
+    zookeeper,
+)
 from benchmarks.floor import Floor
 from benchmarks.server import StoreServer
 from benchmarks.suite import FULL, LARGE, QUICK, Bench, Group, Measure, Results, Scale, Skipped, Table
 
-_MODULES = (store, commands, jobs, expiry, python_ways, etcd, zookeeper, door, start)
+_MODULES = (store, commands, instructions, jobs, expiry, python_ways, etcd, zookeeper, door, start)
 GROUPS: tuple[Group, ...] = tuple(group for module in _MODULES for group in module.GROUPS)
 _WIDTH = 170
 """Columns of the tables where there is no terminal to fit them in."""

@@ -36,9 +36,9 @@ from pyscheduler.core.results import ReconcileLimits
 from pyscheduler.scripts import calls, load_scripts
 from pyscheduler.scripts.calls import Call
 
-_NODES = 1_000
+NODES = 1_000
 _BATCH = 128
-_SYNCS = 6
+SYNCS = 6
 
 # Arguments of a node: id, token, load, usage. Nothing is compared.
 _TOUCH = """
@@ -229,7 +229,7 @@ return { 'OK', '2', ARGV[3], '0', '0', '0', '1000', '0', '0', '0', '0', '0', '0'
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
     """An operation by its script, and by its commands alone.
 
     Attributes:
@@ -249,7 +249,7 @@ class _Pair:
     clean: Callable[[], None]
 
 
-class _Alone:
+class Alone:
     """The pairs of a server."""
 
     def __init__(self, server: StoreServer, population: Population, work: int, batches: int) -> None:
@@ -265,10 +265,10 @@ class _Alone:
         keys = [self._population.key(name) for name in load_scripts()[like].header.keys]
         return pack("EVALSHA", sha, len(keys), *keys, *map(str, argv))
 
-    def touches(self, name: str, load: str, usage: str) -> _Pair:
-        names = itertools.cycle([node_id(number) for number in range(_NODES)])
+    def touches(self, name: str, load: str, usage: str) -> Pair:
+        names = itertools.cycle([node_id(number) for number in range(NODES)])
         tokens = dict(
-            zip(some := [node_id(number) for number in range(_NODES)], self._population.tokens(some), strict=True)
+            zip(some := [node_id(number) for number in range(NODES)], self._population.tokens(some), strict=True)
         )
         ours, alone = [], []
         for _ in range(self._batches):
@@ -276,9 +276,9 @@ class _Alone:
             ours.append(self._population.packed(calls.touch_nodes(lease_ms=LEASE_MS * 1000, nodes=nodes)))
             alone.append(self._packed(self._touch, "touch_nodes", nodes))
         answer = Answer(7, b"\r\n" + b"A" * _BATCH + b"\r\n")
-        return _Pair(name, _BATCH, ours, alone, answer, lambda: None)
+        return Pair(name, _BATCH, ours, alone, answer, lambda: None)
 
-    def registrations(self, count: int) -> _Pair:
+    def registrations(self, count: int) -> Pair:
         ids = [node_id(number, f"a{next(self._rounds):03d}-") for number in range(self._work // count * count)]
         wanted = [upsert_call(one, profile(number % CLASSES)) for number, one in enumerate(ids)]
         written = [
@@ -299,9 +299,9 @@ class _Alone:
             alone.append(self._packed(self._register, "upsert_node_to_pool", words))
         name = f"register, {count} a call" if count > 1 else "register, alone"
         answer = Answer(1 + 20 * count, b"*%d\r\n" % (10 * count))
-        return _Pair(name, count, ours, alone, answer, lambda: self._forget(ids))
+        return Pair(name, count, ours, alone, answer, lambda: self._forget(ids))
 
-    def reservations(self, count: int) -> _Pair:
+    def reservations(self, count: int) -> Pair:
         """Of jobs of one class each; each class has its route."""
         ids = [f"job-{next(self._rounds)}-{number}" for number in range(self._work // count * count)]
         for number in range(CLASSES):
@@ -323,9 +323,9 @@ class _Alone:
             ours.append(self._population.packed(Call.joined(asked)))
             alone.append(self._packed(self._reserve, "reserve_slots", written))
         name = f"reserve, {count} a call" if count > 1 else "reserve, alone"
-        return _Pair(name, count, ours, alone, answer_to(count), lambda: self._give_back(ids, ready))
+        return Pair(name, count, ours, alone, answer_to(count), lambda: self._give_back(ids, ready))
 
-    def expiries(self) -> _Pair:
+    def expiries(self) -> Pair:
         call, count = reconcile_call(), ReconcileLimits().expire
         steps = self._work // count
         # One more than they take: a step that leaves none does more than expire.
@@ -333,7 +333,7 @@ class _Alone:
         ours = [self._population.packed(call)] * steps
         alone = [self._packed(self._expire, "reconcile", call.argv)] * steps
         answer = Answer(29, b"*14\r\n$2\r\nOK\r\n")
-        return _Pair("expiry", count, ours, alone, answer, lambda: self._lapse_again(steps * count + 1))
+        return Pair("expiry", count, ours, alone, answer, lambda: self._lapse_again(steps * count + 1))
 
     def _lapse_again(self, count: int) -> None:
         self._population.lapse(count)
@@ -351,7 +351,7 @@ class _Alone:
         self._population.forget_nodes(ids)
         self._population.forget_events()
 
-    def assert_same_commands(self, pair: _Pair) -> None:
+    def assert_same_commands(self, pair: Pair) -> None:
         """One call of each: they run the same commands, as often."""
         found = []
         for packed in (pair.ours[0], pair.alone[0]):
@@ -373,7 +373,7 @@ _HEADER = (
 
 
 @contextmanager
-def _commands_of(server: StoreServer) -> Iterator[list[list[bytes]]]:
+def commands_of(server: StoreServer) -> Iterator[list[list[bytes]]]:
     """The commands that scripts run inside the context, filled in at its end."""
     found: list[list[bytes]] = []
     with socket.socket(socket.AF_UNIX) as watching:
@@ -393,7 +393,7 @@ def _commands_of(server: StoreServer) -> Iterator[list[list[bytes]]]:
                 )
 
 
-def _replay(commands: Sequence[Sequence[bytes]]) -> str:
+def replay(commands: Sequence[Sequence[bytes]]) -> str:
     """A script that runs these commands again. (An entry of the history has an id that can't be given twice.)"""
     own = re.compile(rb"\d+-0")
     texts = [", ".join(_literal(b"*" if own.fullmatch(word) else word) for word in words) for words in commands]
@@ -428,16 +428,16 @@ def _note_memory(bench: Bench, server: StoreServer) -> None:
 def _commands(bench: Bench) -> Opened:
     with bench.server() as server:
         population = Population(server, "fleet")
-        population.fill(0, _NODES)
+        population.fill(0, NODES)
         work = bench.scale.work // 64 * 64 or 64
-        alone = _Alone(server, population, work, bench.scale.batches)
+        alone = Alone(server, population, work, bench.scale.batches)
         # Of its own: heartbeats by their commands alone leave nodes where no job finds them.
         served = Population(server, "jobs")
-        served.fill(0, _NODES)
-        jobs_alone = _Alone(server, served, work, bench.scale.batches)
+        served.fill(0, NODES)
+        jobs_alone = Alone(server, served, work, bench.scale.batches)
         upkept = Population(server, "upkeep")
-        upkept.fill(0, _NODES)
-        upkeep_alone = _Alone(server, upkept, work, bench.scale.batches)
+        upkept.fill(0, NODES)
+        upkeep_alone = Alone(server, upkept, work, bench.scale.batches)
         turns = itertools.count(1)
 
         def row(name: str, count: int, ours: Usage, by_itself: Usage, calls_made: int) -> None:
@@ -462,19 +462,19 @@ def _commands(bench: Bench) -> Opened:
             _note_memory(bench, server)
             # In a namespace of its own: what is run again would take the one before back in time.
             changed = Population(server, f"changes-{next(turns)}")
-            changed.fill(0, _NODES)
-            syncs = [sync_call(document(turn=turn % POOLS)) for turn in range(1, _SYNCS * 2 + 1)]
-            with _commands_of(server) as seen:
-                for call in syncs[:_SYNCS]:
+            changed.fill(0, NODES)
+            syncs = [sync_call(document(turn=turn % POOLS)) for turn in range(1, SYNCS * 2 + 1)]
+            with commands_of(server) as seen:
+                for call in syncs[:SYNCS]:
                     server.run(call, changed.namespace)
-            again = server.client.script_load(_replay(seen))
+            again = server.client.script_load(replay(seen))
             with server.measured() as ours:
-                for call in syncs[_SYNCS:]:
+                for call in syncs[SYNCS:]:
                     server.run(call, changed.namespace)
             with server.measured() as by_itself:
                 server.client.evalsha(again, 0)
             server.forget(changed.namespace)
-            row("configuration change", 1, ours, by_itself, _SYNCS)
+            row("configuration change", 1, ours, by_itself, SYNCS)
 
         yield measure
 

@@ -20,6 +20,7 @@ from benchmarks.suite import Results, Table, Target
 
 COLUMNS = {
     "floors": ("x floor", "{:.2f}"),
+    "instructions": ("instructions", "{:,.0f}"),
     "alone_floors": ("its commands alone, x floor", "{:.2f}"),
     "cpu_us": ("CPU, us", "{:,.2f}"),
     "process_us": ("CPU of the process, us", "{:,.1f}"),

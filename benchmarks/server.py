@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 
@@ -65,7 +65,7 @@ class StoreServer:
     def __init__(self, program: Path | None, settings: Mapping[str, str] | None = None) -> None:
         self._server = PlainServer(program, {"slowlog-max-len": str(_SLOWLOG), **(settings or {})})
 
-    def __enter__(self) -> StoreServer:
+    def __enter__(self) -> Self:
         self._server.start()
         self.url = self._server.url
         self.address = self._server.address
