@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 from benchmarks.commands import NODES, SYNCS, Alone, commands_of, replay
 from benchmarks.floor import Floor
@@ -95,7 +96,7 @@ def _instructions(bench: Bench) -> Opened:
             ):
                 each = []
                 for packed in (pair.ours, pair.alone):
-                    each.append(server.count(lambda: server.load(packed, pair.answer)) / len(packed) / pair.count)  # noqa: B023
+                    each.append(server.count(partial(server.load, packed, pair.answer)) / len(packed) / pair.count)
                     pair.clean()
                 row(pair.name, *each)
             name = fleets["changes"].namespace
