@@ -27,7 +27,7 @@ def canonical_json(value: object) -> str:
 def canonical_json_of_parsed(value: object) -> str:
     """The same of a value that was read from JSON, several times as fast: what JSON has not is not looked for.
 
-    The two may write a number with an exponent differently; texts of one are not to be compared with the other's.
+    The two may write a number with an exponent, or DEL, differently: never compare a text of one with one of the other.
     """
     text = _ENCODE_PARSED(value)
     return text.decode() if text.isascii() else _ENCODER.encode(value)

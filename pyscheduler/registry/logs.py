@@ -190,11 +190,11 @@ class _Lines:
 
     def write(self, fields: Fields) -> None:
         """Write a line of safe fields. A log that cannot be written must not end the process that writes it."""
-        stream = self._stream or sys.stderr
+        line, stream = self._render(fields), self._stream or sys.stderr
         if stream is None:  # the error stream was closed when the process began
             return
         try:
-            stream.write(self._render(fields) + "\n")
+            stream.write(line + "\n")
             stream.flush()
         except (OSError, ValueError):
             pass
