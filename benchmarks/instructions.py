@@ -88,8 +88,8 @@ def _instructions(bench: Bench) -> Opened:
             bench.results.add(bench.table, "the floor", {"instructions": floor_count})
             nodes, jobs, upkeep = (Alone(server, fleets[name], _WORK, _BATCHES) for name in ("fleet", "jobs", "upkeep"))
             for pair in (
-                nodes.touches("heartbeat, unchanged", "", ""),
-                nodes.touches("heartbeat, load and usage", "0.5000", usage_json()),
+                nodes.touches("heartbeat, unchanged", ""),
+                nodes.touches("heartbeat, load and usage", "0.5000 " + usage_json()),
                 *(nodes.registrations(count) for count in (1, 16, 64)),
                 *(jobs.reservations(count) for count in (1, 16, 64)),
                 upkeep.expiries(),

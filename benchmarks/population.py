@@ -7,6 +7,7 @@ import json
 import string
 from collections.abc import Iterable, Sequence
 from typing import Any
+from zlib import crc32
 
 from benchmarks.server import StoreServer
 from benchmarks.wire import Answer, drive, pack
@@ -107,7 +108,7 @@ def upsert_call(
     update = epoch > 0
     return calls.upsert_node_to_pool(
         node_id=name,
-        session_id="" if update else f"scheduler-1:{name}:0011aabb",
+        session_id="" if update else f"{crc32(name.encode()):016x}",
         instance="" if update else "scheduler-1",
         mode="update" if update else "new",
         epoch=epoch,

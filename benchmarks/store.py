@@ -94,8 +94,7 @@ class _Sized:
             for batch in chosen:
                 nodes: list[str] = []
                 for node in batch:
-                    loaded = (f"{chance.randrange(101) / 100:.4f}", usage_json()) if load else ("", "")
-                    nodes += (node, tokens[node], *loaded)
+                    nodes += (node, tokens[node], f"{chance.randrange(101) / 100:.4f} {usage_json()}" if load else "")
                 packed.append(self.population.packed(calls.touch_nodes(lease_ms=LEASE_MS * 1000, nodes=nodes)))
             usage = self.server.load(packed, TOUCHED, pipeline=_TOUCH_PIPELINE)
             self.row(name, usage, len(packed) * BATCH)

@@ -43,7 +43,7 @@ local AFFINITIES = KEYS[23]
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/records.lua
 --@include lib/ranges.lua
 --@include lib/facts.lua
 --@include lib/matcher.lua

@@ -18,7 +18,7 @@
 --   1 node_id    1..128 characters of [A-Za-z0-9._:-]
 --   2 decisions  1 = with every pool, 0 = the node alone
 -- REPLY
---   OK version now node_id token lease_end load instance holds class pool pool_id facts header record usage reason
+--   OK version now node_id token lease_end load instance holds class pool pool_id facts from to version at why record usage reason
 --     decisions, and for each: pool origin matches chosen failed
 --     failed = names of constraints, joined with a newline
 --   UNKNOWN | NO_NAMESPACE | SCHEMA found
@@ -32,7 +32,8 @@ local LEASES, SESSIONS, NODES, HOLDS, USAGE = KEYS[7], KEYS[8], KEYS[9], KEYS[10
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/records.lua
+--@include lib/usage.lua
 --@include lib/facts.lua
 --@include lib/matcher.lua
 --@include lib/pools.lua
@@ -62,9 +63,12 @@ if not class then
   return { 'UNKNOWN' }
 end
 append_class(flat, class)
-local header, record = split_record(redis.call('HGET', NODES, node_id))
-flat[#flat + 1] = header or '{}'
-flat[#flat + 1] = record or '{}'
+local stored = redis.call('HGET', NODES, node_id)
+local header = record_header(stored) or empty_header()
+for _, name in ipairs({ 'from', 'to', 'version', 'at', 'reason' }) do
+  flat[#flat + 1] = header[name]
+end
+flat[#flat + 1] = string.match(stored or '', '\n(.*)') or '{}'
 flat[#flat + 1] = usage_json(redis.call('HGET', USAGE, node_id))
 
 local auto = cjson.decode(config.auto)

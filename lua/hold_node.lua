@@ -35,7 +35,7 @@ local USAGE, RESERVED, DUE, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/usage.lua
 --@include lib/ready.lua
 
 local node_id, operation, owner, why, allow_unknown = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

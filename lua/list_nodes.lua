@@ -33,7 +33,8 @@ local LEASES, SESSIONS, NODES, HOLDS, USAGE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 --@include lib/args.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/records.lua
+--@include lib/usage.lua
 --@include lib/pools.lua
 --@include lib/rows.lua
 

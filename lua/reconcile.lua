@@ -63,7 +63,7 @@ local HOLDS, JOBS, DUE, RESERVED, TENANTS, AFFINITIES = KEYS[16], KEYS[17], KEYS
 --@include lib/events.lua
 --@include lib/history.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/records.lua
 --@include lib/bulk.lua
 --@include lib/facts.lua
 --@include lib/classes.lua

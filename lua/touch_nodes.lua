@@ -12,8 +12,8 @@
 --   6 reserved  hash
 -- ARGV
 --   1 lease_ms  1..86400000
---   2.. nodes   1..500 times: node_id, token, load (0.0000..1.0000, empty = unchanged), usage (JSON object of up to 4096 bytes,
---               empty = unchanged; with a load only)
+--   2.. nodes   1..500 times: node_id, token, usage (the load, 0.0000..1.0000, and, with a space before it, a JSON object of up to
+--               4096 bytes; the load alone = the rest is unchanged; empty = all of it is)
 -- REPLY
 --   OK version letters
 --     one letter a node, in order: A alive; S stale: the session is over; U unknown: the store lost the node, or a newer state of
@@ -29,41 +29,41 @@ local CONFIG, SESSIONS, LEASES, READY, USAGE, RESERVED = KEYS[1], KEYS[2], KEYS[
 --@include lib/permissions.lua
 --@include lib/namespace.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/usage.lua
 --@include lib/ready.lua
 --@include lib/bulk.lua
 
-local ARGV, byte, match = ARGV, string.byte, string.match
-local BRACE = byte('{')
+local ARGV, match = ARGV, string.match
 
 local lease_ms = integer(ARGV[1], 1, 86400000)
-local count = (#ARGV - 1) / 4
+local count = (#ARGV - 1) / 3
 if #KEYS ~= 6 or count < 1 or count > MAX_BATCH or count ~= math.floor(count) then
-  return badarg('touch_nodes takes 6 keys, a lease and 1..500 times four arguments')
+  return badarg('touch_nodes takes 6 keys, a lease and 1..500 times three arguments')
 end
 if not lease_ms then
   return badarg('lease_ms must be 1..86400000')
 end
-local ids, loaded, loads, silent = {}, {}, 0, {}
+local ids, loads, loaded, count_loaded, silent = {}, {}, {}, 0, {}
 for index = 1, count do
-  local at = index * 4 - 2
-  local id, load, usage = ARGV[at], ARGV[at + 2], ARGV[at + 3]
+  local at = index * 3 - 1
+  local id, usage = ARGV[at], ARGV[at + 2]
   ids[index] = id
   if id == '' then
     return badarg('node_id')
   end
-  if load ~= '' then
-    if not is_fraction(load) then
-      return badarg('load must be 0.0000..1.0000 or empty')
+  if usage ~= '' then
+    local load, object_begins = match(usage, '^([01]%.%d%d%d%d)(.?.?)')
+    load = load and load + 0
+    if not load or load > 1 then
+      return badarg('usage must begin with a load of 0.0000..1.0000, or be empty')
     end
-    loads = loads + 1
-    loaded[loads] = id
-    if usage == '' then
+    count_loaded = count_loaded + 1
+    loads[index], loaded[count_loaded] = load, id
+    if object_begins == '' then
       silent[#silent + 1] = id
+    elseif object_begins ~= ' {' or #usage > LOAD_WIDTH + MAX_USAGE_BYTES then
+      return badarg('usage must go on with a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes, or be a load alone')
     end
-  end
-  if usage ~= '' and (load == '' or byte(usage) ~= BRACE or #usage > MAX_USAGE_BYTES) then
-    return badarg('usage must be a JSON object of up to ' .. MAX_USAGE_BYTES .. ' bytes and come with a load, or be empty')
   end
 end
 
@@ -73,7 +73,7 @@ if not config then
 end
 local lease_end = digits(now_ms() + lease_ms)
 local tokens = redis.call('HMGET', SESSIONS, unpack(ids))
-local reserved = loads > 0 and redis.call('HMGET', RESERVED, unpack(loaded))
+local reserved = count_loaded > 0 and redis.call('HMGET', RESERVED, unpack(loaded))
 redis.call('ZCARD', LEASES)
 redis.call('ZCARD', READY)
 redis.call('HLEN', USAGE)
@@ -100,9 +100,9 @@ local letters, leases, alive = {}, {}, 0
 -- XX: a node that is not ready, or is held, stays out of `ready`.
 local ready, usages, changed, place = { 'XX' }, {}, 0, 0
 for index = 1, count do
-  local at = index * 4 - 2
-  local id, token, load = ids[index], tokens[index], ARGV[at + 2]
-  if load ~= '' then
+  local at = index * 3 - 1
+  local id, token, load = ids[index], tokens[index], loads[index]
+  if load then
     place = place + 1
   end
   if token ~= ARGV[at + 1] then
@@ -115,16 +115,16 @@ for index = 1, count do
     letters[index] = 'A'
     alive = alive + 2
     leases[alive - 1], leases[alive] = lease_end, id
-    if load ~= '' then
-      local class, usage, slots = match(token, '^%d+:(%d+):'), ARGV[at + 3], reserved[place]
-      if usage == '' then
-        usage = usage_of[id]
+    if load then
+      local class, usage, slots = match(token, '^%d+:(%d+):'), ARGV[at + 2], reserved[place]
+      if #usage < LOAD_WIDTH then
+        usage = usage .. ' ' .. usage_of[id]
       elseif usage_of[id] then
-        usage_of[id] = usage
+        usage_of[id] = usage_json(usage)
       end
       changed = changed + 2
       ready[changed], ready[changed + 1] = ready_score(class, slots and used_slots(slots) or 0, load), id
-      usages[changed - 1], usages[changed] = id, join_usage(load, usage)
+      usages[changed - 1], usages[changed] = id, usage
     end
   end
 end

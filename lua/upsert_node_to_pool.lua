@@ -38,7 +38,7 @@
 --   12 lease_ms         1..86400000
 --   13 admission_digest the admission policy that the node was checked under; empty = not checked
 --   14 takeover         1 = a live session of the same id gives way, 0 = it is refused
---   15 reason           why, for the events; up to 128 characters
+--   15 reason           why, for the events; one line of up to 128 characters
 -- REPLY, one after the other for each node
 --   OK epoch class pool pool_id version token status reason cloned
 --     pool is empty and pool_id 0 while nothing matches, reason then says why; status as people see it;
@@ -59,7 +59,8 @@ local RESERVED, DUE = KEYS[16], KEYS[17]
 --@include lib/namespace.lua
 --@include lib/events.lua
 --@include lib/tokens.lua
---@include lib/nodes.lua
+--@include lib/records.lua
+--@include lib/usage.lua
 --@include lib/ready.lua
 --@include lib/fence.lua
 --@include lib/pools.lua
@@ -120,8 +121,8 @@ local function malformed(
   if takeover ~= '0' and takeover ~= '1' then
     return 'takeover must be 0 or 1'
   end
-  if #why > 128 then
-    return 'reason is longer than 128 characters'
+  if #why > 128 or find(why, '\n', 1, true) then
+    return 'reason must be one line of up to 128 characters'
   end
   return nil
 end
@@ -325,33 +326,26 @@ end
 
 -- The header of the record: whose the session is, and the latest changes.
 local function update_header(node, class)
-  local header = node.header or {}
+  local header = node.header or empty_header()
   node.header = header
   if node.registered == 'takeover' then
-    local repeated = header.takeover_at and now - header.takeover_at <= CLONE_WINDOW_MS
-    header.takeovers = repeated and header.takeovers + 1 or 1
-    header.takeover_at = now
-    if header.takeovers >= CLONE_TAKEOVERS then
+    local takeovers = now - header.takeover_at <= CLONE_WINDOW_MS and header.takeovers + 1 or 1
+    header.takeovers, header.takeover_at = takeovers, digits(now)
+    if takeovers >= CLONE_TAKEOVERS then
       node.registered = 'cloned_id'
     end
   end
   if node.mode ~= 'update' then
-    if header.session and header.session ~= node.session then
-      local former = { header.session }
-      for index = 1, math.min(#(header.former or {}), FORMER_SESSIONS - 1) do
-        former[index + 1] = header.former[index]
-      end
-      header.former = former
+    if header.session ~= '' and header.session ~= node.session then
+      local latest = string.match(header.former, '^[^,]*' .. string.rep(',[^,]*', FORMER_SESSIONS - 2)) or header.former
+      header.former = header.session .. (latest ~= '' and ',' .. latest or '')
     end
     header.session, header.instance = node.session, node.instance
   end
-  if node.registered or not header.registered_at then
-    header.registered_at = now
-  end
   -- The class may also get its pool in this very call, with the node already in it.
   if node.changes_class or (class.created and node.from_pool ~= class.pool) then
-    local reason = class.pool == '' and class.reason or (node.why ~= '' and node.why or node.registered or 'facts_changed')
-    header.transition = { from = node.from_pool, to = class.pool, reason = reason, version = version, at = now }
+    header.from, header.to, header.version, header.at = node.from_pool, class.pool, digits(version), digits(now)
+    header.reason = class.pool == '' and class.reason or (node.why ~= '' and node.why or node.registered or 'facts_changed')
   end
 end
 
@@ -437,7 +431,7 @@ end
 
 -- Write.
 if placed then
-  placed.write(nodes[1].header.instance or '')
+  placed.write(nodes[1].header.instance)
 end
 bulk('ZADD', MEMBERS, members)
 bulk('ZADD', READY, ready)
@@ -464,7 +458,7 @@ for _, node in ipairs(settled) do
   if node.changes_class then
     emit(
       now, version, 'node.assigned', 'node_id', node.id, 'class', class, 'pool', node.class.pool, 'from', node.from_pool,
-      'to', node.class.pool, 'reason', node.header.transition.reason
+      'to', node.class.pool, 'reason', node.header.reason
     )
   end
 end

@@ -136,8 +136,17 @@ async def read_state(store: Store) -> State:
 
 
 def _record(value: str) -> tuple[Any, Any]:
-    header, record = value.split("\n", 1)
-    return json.loads(header), json.loads(record)
+    line, record = value.split("\n", 1)
+    session, instance, former, takeovers, takeover_at, *move = line.split(" ", 9)
+    header = {
+        "session": session,
+        "instance": instance,
+        "former": [name for name in former.split(",") if name],
+        "takeovers": int(takeovers),
+        "takeover_at": int(takeover_at),
+        "transition": dict(zip(("from", "to", "version", "at", "reason"), move, strict=True)),
+    }
+    return header, json.loads(record)
 
 
 # --- the matcher, from the rules --------------------------------------------------------------------------------------

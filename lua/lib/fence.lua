@@ -1,12 +1,7 @@
 -- The fence: which session a node has, and whether the caller speaks for it. Epochs only grow, and come from the store's clock.
 
 local function is_former(header, session)
-  for _, former in ipairs(header and header.former or {}) do
-    if former == session then
-      return true
-    end
-  end
-  return false
+  return header and string.find(',' .. header.former .. ',', ',' .. session .. ',', 1, true)
 end
 
 -- Returns nothing, and sets the node's epoch and how it begins to be registered, if it does; or the reply that refuses it.

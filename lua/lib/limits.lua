@@ -1,5 +1,5 @@
 -- Every bound inside the store, in one place. docs/data-model.md lists them; a test holds the two together.
-local SCHEMA = '2' -- version of the layout of the keys
+local SCHEMA = '3' -- version of the layout of the keys
 local MAX_CLASSES = 4096 -- capability classes of a namespace
 local MAX_POOLS = 2000 -- pools that a document declares
 local MAX_HOLDS = 100000 -- nodes that have a hold

@@ -14,11 +14,10 @@ from pyscheduler.scripts import calls
 
 
 class Heartbeat(Struct):
-    """One heartbeat; ``load`` and ``usage`` are empty while they are what they were."""
+    """One heartbeat; ``usage`` as ``touch_nodes`` takes it: load and JSON object, the load alone, or empty."""
 
     session: Session
     lease_ms: int
-    load: str
     usage: str
 
 
@@ -36,7 +35,7 @@ class Heartbeats(Coalescer[Heartbeat, int]):
     async def send(self, batch: Sequence[Heartbeat]) -> list[int | PyschedulerError]:
         nodes: list[str] = []
         for heartbeat in batch:
-            nodes += (heartbeat.session.node_id, heartbeat.session.token, heartbeat.load, heartbeat.usage)
+            nodes += (heartbeat.session.node_id, heartbeat.session.token, heartbeat.usage)
         _, version, letters = await self._run(calls.touch_nodes(lease_ms=batch[0].lease_ms, nodes=nodes))
         return [
             int(version) if letter == "A" else SessionLost(heartbeat.session.node_id, unknown=letter == "U")

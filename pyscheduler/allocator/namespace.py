@@ -15,7 +15,7 @@ from pyscheduler.scripts import calls
 from pyscheduler.store import Store, StoreOptions
 
 _DEFAULT_OPTIONS = StoreOptions()
-_LAYOUT = 2
+_LAYOUT = 3
 """Of the keys: SCHEMA in lua/lib/limits.lua."""
 
 

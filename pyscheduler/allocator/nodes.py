@@ -95,7 +95,7 @@ class Nodes(Namespace):
             session: the session, as last returned.
             report: what the node is and does now.
             lease_ms: as in :meth:`register`.
-            reason: why, for the events; 1..128 characters.
+            reason: why, for the events; one line of 1..128 characters.
 
         Raises:
             SessionLost: the session is no longer the node's.
@@ -265,7 +265,9 @@ class Nodes(Namespace):
 
 
 def _heartbeat(session: Session, lease_ms: int, load: float | None, usage: str | None) -> Heartbeat:
-    return Heartbeat(session, lease_ms, "" if load is None else f"{load:.4f}", usage or "")
+    if load is None:
+        return Heartbeat(session, lease_ms, "")
+    return Heartbeat(session, lease_ms, f"{load:.4f} {usage}" if usage else f"{load:.4f}")
 
 
 def _reason(text: str) -> str:

@@ -154,19 +154,15 @@ class Reading(Namespace):
             raise NotFound(f"no node {node_id}: see 'pyscheduler node list'")
         version, now_ms = reply.integer(), reply.integer()
         row, node_class = NodeRow(reply), ClassRow(reply)
-        header, record, usage, reason = (
-            json_of(reply.text()),
-            json_of(reply.text()),
-            json_of(reply.text()),
-            reply.text(),
-        )
+        transition = transition_of(reply)
+        record, usage, reason = json_of(reply.text()), json_of(reply.text()), reply.text()
         detail = NodeDetail(
             state=row.state(node_class, now_ms, version),
             facts=node_class.facts,
             record=record,
             usage=usage,
-            transition=transition_of(header),
-            registered_at_ms=int(header.get("registered_at", 0)),
+            transition=transition,
+            registered_at_ms=row.epoch,
         )
 
         def decision() -> PoolDecision:

@@ -118,17 +118,16 @@ class ClassRow:
         return tuple(self.facts.get("services", ()))
 
 
-def transition_of(header: Mapping[str, Any]) -> Transition | None:
-    found = header.get("transition")
-    if not found:
-        return None
-    return Transition(
-        from_pool=found["from"] or None,
-        to_pool=found["to"] or None,
-        reason=str(found["reason"]),
-        version=int(found["version"]),
-        at_ms=int(found["at"]),
+def transition_of(reply: Reply) -> Transition | None:
+    """A node's own last move as the scripts reply it: from to version at reason. None is of version 0."""
+    transition = Transition(
+        from_pool=reply.optional(),
+        to_pool=reply.optional(),
+        version=reply.integer(),
+        at_ms=reply.integer(),
+        reason=reply.text(),
     )
+    return transition if transition.version else None
 
 
 def pool_summary(name: str, stored: Mapping[str, Any], nodes: int, ready: int) -> PoolSummary:

@@ -89,7 +89,11 @@ class NodePage(Struct, frozen=True):
 
 
 class NodeDetail(Struct, frozen=True):
-    """All the store knows of a node. ``facts``, ``record`` and ``usage`` are decoded JSON objects."""
+    """All the store knows of a node.
+
+    ``facts``, ``record`` and ``usage`` are decoded JSON objects. ``registered_at_ms`` is when the session began, by the
+    store's clock: the session's epoch.
+    """
 
     state: NodeState
     facts: Mapping[str, object]

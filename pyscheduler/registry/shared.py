@@ -59,12 +59,10 @@ class Shared(Struct):
     job_waits: int = 0
     """Requests that wait for a node at the operator door."""
     started_s: float = field(default_factory=time.monotonic)
-    _opened: int = 0
 
     def new_session_id(self) -> str:
         """A name for one socket's tenure that no other process and no later start of this one can make again."""
-        self._opened += 1
-        return f"{self.instance}:{self._opened}:{secrets.token_hex(4)}"
+        return secrets.token_hex(8)
 
     def learn_admission(self, policy: AdmissionPolicy) -> None:
         """Later sockets begin with the admission policy that was seen last."""

@@ -13,7 +13,7 @@ from tests.harness import Cell, document_of, facts_of, pool
 from tests.lua.baseline import reserve_call
 from tests.oracle import read_state, violations
 
-GHOST_RECORD = '{"instance":"x"}\n{}'
+GHOST_RECORD = "s x  0 0   0 0 \n{}"
 MISLABELLED_POOL = (
     '{"id":1,"origin":"declared","needs":"asr:ja","priority":0,"rank":1,"match":{"semantic":{"contains":["en"]}}}'
 )

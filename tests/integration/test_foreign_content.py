@@ -14,9 +14,9 @@ from tests.support import wait_until_async
 
 
 @pytest.mark.breaks_store
-@pytest.mark.parametrize(("layout", "said"), [("3", "upgrade pyscheduler"), ("1", "of an older version, so use that")])
+@pytest.mark.parametrize(("layout", "said"), [("4", "upgrade pyscheduler"), ("1", "of an older version, so use that")])
 async def test_another_layout_is_left_alone(server: PlainServer, layout: str, said: str) -> None:
-    said = f"has layout {layout}, this version knows layout 2: .*{said}, or choose another --namespace"
+    said = f"has layout {layout}, this version knows layout 3: .*{said}, or choose another --namespace"
     async with opened(server.url) as cell:
         session = (await cell.register("a", "en", "zh")).session
         await cell.store.command("HSET", cell.store.key("config"), "schema", layout)

@@ -39,8 +39,8 @@ def older_release() -> dict[str, str]:
 def newer_release() -> dict[str, str]:
     """Overrides that make the scripts those of a release with another layout of the keys."""
     text = (lua_directory() / "lib" / "limits.lua").read_text(encoding="utf-8")
-    assert text.count("local SCHEMA = '2'") == 1
-    return {**SETTABLE_CLOCK, "lib/limits.lua": text.replace("local SCHEMA = '2'", "local SCHEMA = '3'")}
+    assert text.count("local SCHEMA = '3'") == 1
+    return {**SETTABLE_CLOCK, "lib/limits.lua": text.replace("local SCHEMA = '3'", "local SCHEMA = '4'")}
 
 
 @asynccontextmanager
@@ -183,12 +183,12 @@ async def test_two_releases_at_work_at_the_same_time_lose_nothing(cell: Cell, ol
 
 @pytest.mark.breaks_store
 async def test_a_namespace_of_another_layout_is_refused_by_name(cell: Cell, redis_url: str, namespace: str) -> None:
-    with pytest.raises(StoreError, match="layout 2"):
+    with pytest.raises(StoreError, match="layout 3"):
         async with opened(redis_url, namespace, newer_release()):
             pass
     session = (await cell.register("n1", "en", "zh")).session
     # A release that knows how turns the layout over while this one is at work.
-    await cell.store.command("HSET", cell.store.key("config"), "schema", "3")
+    await cell.store.command("HSET", cell.store.key("config"), "schema", "4")
     async with opened(redis_url, namespace, newer_release()) as newer:
         before = await newer.allocator.node("n1")
         refused: list[Awaitable[object]] = [
@@ -201,7 +201,7 @@ async def test_a_namespace_of_another_layout_is_refused_by_name(cell: Cell, redi
             Allocator.open(redis_url, namespace=namespace),
         ]
         for call in refused:
-            with pytest.raises(StoreError, match=r"has layout 3, this version knows layout 2: upgrade pyscheduler"):
+            with pytest.raises(StoreError, match=r"has layout 4, this version knows layout 3: upgrade pyscheduler"):
                 await call
         assert (await newer.allocator.node("n1")).state.epoch == before.state.epoch
         assert (await newer.allocator.pools()).nodes == 1

@@ -63,7 +63,7 @@ def baseline(token: str) -> dict[str, calls.Call]:
             takeover=True,
             reason="",
         ),
-        "touch_nodes": calls.touch_nodes(lease_ms=1000, nodes=["n1", token, "0.5000", "{}"]),
+        "touch_nodes": calls.touch_nodes(lease_ms=1000, nodes=["n1", token, "0.5000 {}"]),
         "release_node": calls.release_node(node_id="n1", epoch=epoch, grace_ms=1000, reason="test"),
         "hold_node": calls.hold_node(node_id="n1", operation="set", owner="ops", reason="test", allow_unknown=False),
         "bump_config_version": calls.bump_config_version(

@@ -22,7 +22,7 @@ async def fleet(cell: Cell, count: int, **options: object) -> list[str]:
 
 async def test_a_batch_of_500_heartbeats(cell: Cell) -> None:
     tokens = await fleet(cell, 500)
-    nodes = [part for number, token in enumerate(tokens) for part in (f"n{number:04}", token, "0.5000", "{}")]
+    nodes = [part for number, token in enumerate(tokens) for part in (f"n{number:04}", token, "0.5000 {}")]
     reply = await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes))
     assert reply == ["OK", "2", "A" * 500]
     assert {stored.split()[0] for stored in (await read_state(cell.store)).usage.values()} == {"0.5000"}

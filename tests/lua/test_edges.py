@@ -141,7 +141,7 @@ async def test_the_same_call_again_makes_no_former_session_of_its_own(cell: Cell
     for _ in range(3):
         await cell.register("a", "en", session_id="1")
     header, _ = (await read_state(cell.store)).nodes["a"]
-    assert (header["session"], header.get("former", [])) == ("1", [])
+    assert (header["session"], header["former"]) == ("1", [])
     await cell.register("a", "en", session_id="2")
     header, _ = (await read_state(cell.store)).nodes["a"]
     assert (header["session"], header["former"]) == ("2", ["1"])

@@ -271,7 +271,7 @@ WORDS = {
         "usage": {"usage must be a JSON object of up to 4096 bytes"},
         "lease_ms": {"lease_ms must be 1..86400000"},
         "takeover": {"takeover must be 0 or 1"},
-        "reason": {"reason is longer than 128 characters"},
+        "reason": {"reason must be one line of up to 128 characters"},
     },
     "touch_nodes": {
         "lease_ms": {"lease_ms must be 1..86400000"},
@@ -412,26 +412,32 @@ async def test_an_update_names_no_socket_and_no_instance(cell: Cell, session_id:
     [
         [],
         ["n1"],
+        ["n1", "token"],
         ["n1", "token", "0.5"],
-        ["a b", "token", "", ""],
-        ["", "token", "", ""],
-        ["", "", "", ""],
-        ["", "2", "", ""],  # what stands under the empty name
-        ["n" * 129, "token", "", ""],
-        ["n1", "token", "2", ""],
-        ["n1", "token", "1.0001", ""],
-        ["n1", "token", "0.50000", ""],
-        ["n1", "token", "00.5000", ""],
-        ["n1", "token", "nan", ""],
-        ["n1", "token", "", "{}"],
-        ["n1", "token", "0.5", "[]"],
-        ["n1", "token", "0.5", json.dumps({"x": "y" * 4096})],
-        ["n1", "token", "", ""] * 501,
+        ["a b", "token", ""],
+        ["", "token", ""],
+        ["", "", ""],
+        ["", "3", ""],  # what stands under the empty name
+        ["n" * 129, "token", ""],
+        ["n1", "token", "2"],
+        ["n1", "token", "1.0001"],
+        ["n1", "token", "0.50000"],
+        ["n1", "token", "00.5000"],
+        ["n1", "token", "0.500"],
+        ["n1", "token", "nan"],
+        ["n1", "token", "{}"],
+        ["n1", "token", " {}"],
+        ["n1", "token", "0.5000 "],
+        ["n1", "token", "0.5000{}"],
+        ["n1", "token", "0.5000  {}"],
+        ["n1", "token", "0.5000 []"],
+        ["n1", "token", "0.5000 " + json.dumps({"x": "y" * 4096})],
+        ["n1", "token", ""] * 501,
     ],
 )
 async def test_a_malformed_batch_of_heartbeats_is_refused_as_a_whole(cell: Cell, nodes: list[str]) -> None:
-    good = (await populate(cell), "0.5000", "{}")
+    good = (await populate(cell), "0.5000 {}")
     before = await dump(cell)
     with pytest.raises(InvalidInput):
-        await cell.store.run(Call("touch_nodes", ("1000", "n1", *good, *nodes) if len(nodes) % 4 else ("1000", *nodes)))
+        await cell.store.run(Call("touch_nodes", ("1000", "n1", *good, *nodes) if len(nodes) % 3 else ("1000", *nodes)))
     assert await dump(cell) == before

@@ -236,7 +236,7 @@ async def test_leases_and_graces_end_when_they_say(still: Cell) -> None:
     session = (await still.register("a", "en", lease_ms=LEASE)).session
     assert (await read_state(still.store)).leases == {"a": BEGIN + LEASE}
     await still.advance(7)
-    await still.store.run(calls.touch_nodes(lease_ms=LEASE, nodes=["a", session.token, "", ""]))
+    await still.store.run(calls.touch_nodes(lease_ms=LEASE, nodes=["a", session.token, ""]))
     assert (await read_state(still.store)).leases == {"a": BEGIN + 7 + LEASE}
     # A grace shortens a lease and never makes it longer.
     release = with_argument(with_argument(baseline(session.token)["release_node"], "node_id", "a"), "grace_ms", "5000")
@@ -280,10 +280,9 @@ async def test_a_pool_that_changes_its_origin_keeps_its_number_and_its_age(still
     assert await pools() == {"en": ("auto", 1, BEGIN), "de": ("declared", 3, BEGIN + 7)}
 
 
-async def test_a_record_says_when_its_session_was_registered(still: Cell) -> None:
+async def test_a_node_says_when_its_session_was_registered(still: Cell) -> None:
     async def registered_at() -> int:
-        header, _ = (await read_state(still.store)).nodes["a"]
-        return int(header["registered_at"])
+        return (await still.allocator.node("a")).registered_at_ms
 
     session = (await still.register("a", "en", session_id="1")).session
     await still.advance(7)

@@ -123,7 +123,7 @@ async def test_a_heartbeat_with_a_load_alone_keeps_the_usage_of_its_own_node(cel
     for name in ("a", "b"):
         await cell.register(name, "en", "zh")
         tokens.append(await cell.store.command("HGET", cell.store.key("sessions"), name))
-    nodes = ["a", tokens[0], "0.5000", '{"of":"a"}', "b", tokens[1], "0.6000", "", "a", tokens[0], "0.7000", ""]
+    nodes = ["a", tokens[0], '0.5000 {"of":"a"}', "b", tokens[1], "0.6000", "a", tokens[0], "0.7000"]
     assert (await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes)))[2] == "AAA"
     stored = await cell.store.command("HMGET", cell.store.key("usage"), "a", "b")
     assert stored == ['0.7000 {"of":"a"}', "0.6000 {}"]
@@ -134,7 +134,7 @@ async def test_a_load_beside_heartbeats_without_one_keeps_the_slots_of_its_own_n
         await cell.register(name, "en", "zh")
     await reserve(cell, "j", JobRequest("zh", "en", exclude=("a",)))
     tokens = await cell.store.command("HMGET", cell.store.key("sessions"), "a", "b")
-    nodes = ["a", tokens[0], "", "", "b", tokens[1], "0.5000", "{}"]
+    nodes = ["a", tokens[0], "", "b", tokens[1], "0.5000 {}"]
     assert (await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=nodes)))[2] == "AA"
     assert float(await cell.store.command("ZSCORE", cell.store.key("ready"), "b")) % 1024 == 2.5
 

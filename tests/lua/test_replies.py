@@ -84,12 +84,12 @@ async def test_touch_nodes(cell: Cell) -> None:
     epoch, rest = token.split(":", 1)
     older, newer = f"{int(epoch) - 1}:{rest}", f"{int(epoch) + 1}:{rest}"
     nodes = [
-        ["n1", token, "", ""],
-        ["n1", older, "0.5000", "{}"],
-        ["n1", newer, "", ""],
-        ["n1", f"{epoch}:2:d:ab", "", ""],
-        ["nx", token, "0.5000", "{}"],
-        ["x" * 128, token, "", ""],
+        ["n1", token, ""],
+        ["n1", older, "0.5000 {}"],
+        ["n1", newer, ""],
+        ["n1", f"{epoch}:2:d:ab", ""],
+        ["nx", token, "0.5000 {}"],
+        ["x" * 128, token, ""],
     ]
     call = calls.touch_nodes(lease_ms=1, nodes=[part for node in nodes for part in node])
     assert await cell.store.run(call) == ["OK", "3", "ASUUUU"]
@@ -267,22 +267,23 @@ async def test_explain_node(cell: Cell) -> None:
     token = await populate(cell)
     reply = await cell.store.run(calls.explain_node(node_id="n1", decisions=True))
     lease = await cell.store.command("ZSCORE", cell.store.key("leases"), "n1")
-    now, header, record = reply.pop(2), json.loads(reply.pop(12)), reply.pop(12)
+    now, at, record = reply.pop(2), reply.pop(15), reply.pop(16)
     assert 0 < int(lease) - int(now) <= LEASE_MS
-    assert (header["instance"], header["session"]) == ("test", "socket-of-n1")
+    assert int(at) == int(token.split(":")[0])
     assert json.loads(record) == {}
-    node = ["n1", token, lease, "0.0000", "test", "", "2", "english", "1", facts_of("en", "zh").json, "{}", "matched"]
+    node = ["n1", token, lease, "0.0000", "test", "", "2", "english", "1", facts_of("en", "zh").json]
+    node += ["", "english", "3", "new", "{}", "matched"]
     decisions = ["2", "english", "declared", "1", "1", "", "de-fr", "auto", "0", "0", "languages.exact"]
     assert reply == ["OK", "3", *node, *decisions]
 
 
 async def test_explain_node_says_who_holds_a_node_and_how_busy_it_is(cell: Cell) -> None:
     token = await populate(cell)
-    await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=["n1", token, "0.5000", '{"cpu":1}']))
+    await cell.store.run(calls.touch_nodes(lease_ms=LEASE_MS, nodes=["n1", token, '0.5000 {"cpu":1}']))
     await cell.allocator.hold("n1", owner="ops", reason="test")
     reply = await cell.store.run(calls.explain_node(node_id="n1", decisions=False))
     holds = await cell.store.command("HGET", cell.store.key("holds"), "n1")
-    assert (reply[6], reply[8], *reply[15:]) == ("0.5000", holds, '{"cpu":1}', "matched", "0")
+    assert (reply[6], reply[8], *reply[19:]) == ("0.5000", holds, '{"cpu":1}', "matched", "0")
 
 
 async def test_explain_node_names_pools_in_their_order(cell: Cell) -> None:
@@ -293,8 +294,8 @@ async def test_explain_node_names_pools_in_their_order(cell: Cell) -> None:
     for code in automatic:
         await cell.register(code, code)
     reply = await cell.store.run(calls.explain_node(node_id="xq", decisions=True))
-    assert reply[17] == "32"
-    assert reply[18::5] == [*declared, *sorted(automatic)]
+    assert reply[21] == "32"
+    assert reply[22::5] == [*declared, *sorted(automatic)]
 
 
 async def test_open_namespace(cell: Cell) -> None:

@@ -23,7 +23,7 @@ async def test_a_new_namespace_has_every_key_and_in_each_a_sentinel(cell: Cell) 
     admission = config.pop("admission")
     assert json.loads(admission)["gpu"]["min_count"] == 1
     assert config == {
-        "schema": "2",
+        "schema": "3",
         "version": "1",
         "document_version": "0",
         "admission_digest": hashlib.sha1(admission.encode()).hexdigest()[:16],
@@ -37,7 +37,6 @@ async def test_a_new_namespace_has_every_key_and_in_each_a_sentinel(cell: Cell) 
         "pools",
         "classes",
         "class_facts",
-        "class_index",
         "nodes",
         "holds",
         "usage",
@@ -49,7 +48,10 @@ async def test_a_new_namespace_has_every_key_and_in_each_a_sentinel(cell: Cell) 
         "affinities",
     ):
         assert found[name] == ["", ""], name
-    assert found["sessions"] == ["", "2"]
+    assert found["sessions"] == ["", "3"]
+    # Longer than what Redis keeps as a list that is searched from its beginning.
+    assert found["class_index"] == ["", "-" * 65]
+    assert await cell.store.command("OBJECT", "ENCODING", cell.store.key("class_index")) == "hashtable"
     assert (found["capabilities"], found["members"], found["ready"]) == (["", "0"], ["", "-1"], ["", "-1"])
     assert found["leases"] == found["due"] == ["", "inf"]
     assert found["tenant_rules"] == ["", "0 0 "]
@@ -255,7 +257,7 @@ async def test_the_configuration_says_what_is_in_force_and_who_made_it_so(cell: 
     assert json.loads(config.pop("selection")) == json.loads(document.canonical())["selection"]
     assert int(config.pop("test_offset_ms", 0)) == 0
     assert config == {
-        "schema": "2",
+        "schema": "3",
         "version": "2",
         "document_version": "2",
         "document": document.canonical(),

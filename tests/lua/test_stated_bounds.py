@@ -68,11 +68,11 @@ async def test_what_is_on_a_bound_is_taken_and_what_is_beyond_is_not(cell: Cell,
 async def test_a_call_of_touch_nodes_takes_1_to_500_nodes(cell: Cell) -> None:
     token = await populate(cell)
     for count in (1, 500):
-        reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", token, "", ""] * count))
+        reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", token, ""] * count))
         assert reply[2] == "A" * count
     for count in (0, 501):
         with pytest.raises(InvalidInput):
-            await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", token, "", ""] * count))
+            await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=["n1", token, ""] * count))
 
 
 async def test_a_document_declares_as_many_pools_as_are_allowed(redis_url: str, namespace: str) -> None:
@@ -87,12 +87,12 @@ async def test_the_parts_of_a_heartbeat_are_bounded(cell: Cell) -> None:
     token = await populate(cell)
     longest = "n" * 128
     usage = '{"x":"%s"}' % ("y" * (4096 - 8))
-    reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=[longest, token, "1.0000", usage]))
+    reply = await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=[longest, token, f"1.0000 {usage}"]))
     assert reply[2] == "U"
     for nodes in (
-        [longest + "n", token, "", ""],
-        ["n1", token, "1.0000", usage[:-2] + 'y"}'],
-        ["n1", token, "1.0001", ""],
+        [longest + "n", token, ""],
+        ["n1", token, f'1.0000 {usage[:-2]}y"}}'],
+        ["n1", token, "1.0001"],
     ):
         with pytest.raises(InvalidInput):
             await cell.store.run(calls.touch_nodes(lease_ms=1, nodes=nodes))
