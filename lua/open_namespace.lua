@@ -82,7 +82,7 @@ end
 for _, index in ipairs({ 2, 3, 4, 11, 12, 13, 16, 17, 19, 20, 22, 23 }) do
   redis.call('HSET', KEYS[index], '', '')
 end
-redis.call('HSET', KEYS[5], '', string.rep('-', 65)) -- so long that the hash is a table from the beginning: up to 512 fields are searched else
+redis.call('HSET', KEYS[5], '', string.rep('-', 65)) -- so long that the hash is a table at once: up to 512 fields would be searched
 redis.call('HSET', KEYS[10], '', SCHEMA)
 redis.call('HSET', KEYS[21], '', '0 0 ') -- the rule of a tenant that the document does not name
 redis.call('ZADD', KEYS[6], 0, '')
