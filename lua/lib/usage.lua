@@ -6,7 +6,7 @@ local function join_usage(load, usage)
 end
 
 local function usage_load(stored)
-  return tonumber(string.match(stored or '', '^(%S+) ')) or 0
+  return tonumber(string.match(stored or '', '^([01]%.%d%d%d%d) ')) or 0
 end
 
 local function usage_json(stored)

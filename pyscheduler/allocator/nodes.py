@@ -98,6 +98,7 @@ class Nodes(Namespace):
             reason: why, for the events; one line of 1..128 characters.
 
         Raises:
+            InvalidInput: the reason is more than one line.
             SessionLost: the session is no longer the node's.
             LimitExceeded: too many capability classes.
         """
@@ -267,7 +268,7 @@ class Nodes(Namespace):
 def _heartbeat(session: Session, lease_ms: int, load: float | None, usage: str | None) -> Heartbeat:
     if load is None:
         return Heartbeat(session, lease_ms, "")
-    return Heartbeat(session, lease_ms, f"{load:.4f} {usage}" if usage else f"{load:.4f}")
+    return Heartbeat(session, lease_ms, f"{load:z.4f} {usage}" if usage else f"{load:z.4f}")
 
 
 def _reason(text: str) -> str:

@@ -34,7 +34,7 @@ def _encode(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:z.4f}"  # z: -0.0 is 0.0000
     raise TypeError(f"{value!r} cannot be an argument of a script")
 
 

@@ -49,6 +49,15 @@ async def test_a_heartbeat_without_news_leaves_load_and_usage(cell: Cell) -> Non
     assert (node.state.load, node.usage) == (0.5, {"cpu_percent": 1})
 
 
+async def test_a_load_of_minus_nought_is_nought(cell: Cell) -> None:
+    session = (await cell.register("a", "en", "zh", load=-0.0)).session
+    assert (await read_state(cell.store)).usage["a"] == "0.0000 {}"
+    for usage in ("{}", None):
+        await heartbeat(cell, session, load=0.5)
+        await heartbeat(cell, session, load=-0.0, usage=usage)
+        assert (await read_state(cell.store)).usage["a"] == "0.0000 {}"
+
+
 async def test_an_update_tells_load_and_usage_too(cell: Cell) -> None:
     session = (await cell.register("a", "en", "zh", load=0.25)).session
     busy = report("en", "zh", load=0.5, usage={"cpu_percent": 90})

@@ -112,6 +112,18 @@ async def test_a_socket_closes_although_its_lease_and_its_class_are_lost(cell: C
     assert (state.events[-1]["type"], state.events[-1]["pool"]) == ("node.released", "")
 
 
+@pytest.mark.parametrize("load", ["nan", "inf", "-1", "0x10", "7", ""])
+async def test_a_hold_is_lifted_whatever_load_is_stored(cell: Cell, load: str) -> None:
+    """A load that is none stands for 0: one that `ready` does not take would stop the script after its first write."""
+    await cell.register("a", "en")
+    await cell.allocator.hold("a", owner="ops", reason="test")
+    await damage(cell, "HSET", "usage", "a", f'{load} {{"cpu":1}}')
+    assert (await cell.allocator.lift("a", owner="ops", reason="test")).changed
+    node = await cell.allocator.node("a")
+    assert (node.state.load, node.state.holds) == (0, ())
+    assert await cell.store.command("ZSCORE", cell.store.key("ready"), "a") == str(node.state.node_class * 1024)
+
+
 async def test_a_holder_whose_record_is_lost_is_refused_for_without_its_name(cell: Cell) -> None:
     call = with_argument(baseline(await populate(cell))["upsert_node_to_pool"], "node_id", "n1")
     call = with_argument(call, "takeover", "0")
