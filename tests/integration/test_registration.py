@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pyscheduler.core.results import NodeStatus
+from pyscheduler.core.results import NodeStatus, Registration
 from pyscheduler.errors import (
     AdmissionChanged,
     InvalidInput,
@@ -101,6 +101,35 @@ async def test_a_node_that_is_not_ready_takes_no_work(cell: Cell) -> None:
     changed = await cell.allocator.update(registered.session, ill, lease_ms=LEASE_MS, reason="gpu at 140 %")
     assert changed.status is NodeStatus.DEGRADED
     assert (changed.pool, await ready(cell)) == ("en-zh", 0)
+
+
+@pytest.mark.parametrize("reason", [" ", "  two  words  ", "7 8 9", "tab\tand\rreturn", "nul\0", "\x0b\u2028 \x85é漢"])
+async def test_a_reason_is_any_text_of_one_line(cell: Cell, reason: str) -> None:
+    session = (await cell.register("a", "en", "zh")).session
+    await cell.allocator.update(session, report("de", "fr"), lease_ms=LEASE_MS, reason=reason)
+    node = await cell.allocator.node("a")
+    assert node.transition is not None
+    assert (node.transition.from_pool, node.transition.to_pool, node.transition.reason) == ("en-zh", "de-fr", reason)
+    assert (node.state.instance, node.transition.version) == ("test", node.state.version)
+    assert (await last_event(cell, "node.assigned"))["reason"] == reason
+    # What was read is written again as it was.
+    session = (await cell.register("a", "de", "fr", session_id="s2")).session
+    assert (await cell.allocator.node("a")).transition == node.transition
+
+
+async def test_a_reason_of_two_lines_is_refused_and_no_trouble_of_the_others(cell: Cell) -> None:
+    first, second = [(await cell.register(name, "en", "zh")).session for name in ("a", "b")]
+    before = await cell.allocator.node("a")
+    refused, other = await asyncio.gather(
+        cell.allocator.update(first, report("de", "fr"), lease_ms=LEASE_MS, reason="two\nlines"),
+        cell.allocator.update(second, report("de", "fr"), lease_ms=LEASE_MS, reason="one line"),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, InvalidInput)
+    assert isinstance(other, Registration)
+    assert other.pool == "de-fr"
+    after = await cell.allocator.node("a")
+    assert (after.state.pool, after.transition) == ("en-zh", before.transition)
 
 
 async def test_epochs_of_one_node_grow_although_the_clock_goes_back(cell: Cell) -> None:

@@ -157,6 +157,17 @@ async def test_a_node_remembers_its_last_four_sessions(cell: Cell) -> None:
     assert (await cell.store.run(with_argument(call, "session_id", "s1")))[0] == "OK"
 
 
+async def test_a_former_session_is_known_by_its_whole_name(cell: Cell) -> None:
+    names = ("a-b.c", "a.b", "ab")
+    for name in names:
+        await cell.register("a", "en", session_id=name)
+    call = with_argument(baseline("1:1:r:ab")["upsert_node_to_pool"], "node_id", "a")
+    for name in names[:-1]:
+        assert await cell.store.run(with_argument(call, "session_id", name)) == ["STALE"]
+    for other in ("a-b", "b.c", "axb", "a-bxc", "a", "b", "."):
+        assert (await cell.store.run(with_argument(call, "session_id", other)))[0] == "OK"
+
+
 async def test_a_language_set_whose_name_has_128_characters_is_called_by_it(cell: Cell) -> None:
     codes = [f"{first}{second}" for first in "abcdefg" for second in "abcdefg"]
     longest = [*codes[:42], "za"]  # 43 codes of 2 and 42 dashes: 128
