@@ -189,7 +189,7 @@ async def test_a_broken_class_map_does_not_keep_pools_from_being_listed(cell: Ce
 @pytest.mark.parametrize("stored", ["{", "[]", "null", json.dumps("text")])
 async def test_what_is_stored_and_no_json_object_is_an_error_of_this_package(cell: Cell, stored: str) -> None:
     await cell.register("a", "en")
-    await cell.store.command("HSET", cell.store.key("usage"), "a", f"0.5 {stored}")
+    await cell.store.command("HSET", cell.store.key("usage"), "a", f"0.5000 {stored}")
     with pytest.raises(StoreError, match="JSON"):
         await cell.allocator.node("a")
     assert [node.load for node in (await cell.allocator.nodes()).nodes] == [0.5]

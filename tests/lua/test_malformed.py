@@ -174,7 +174,7 @@ BAD = {
         "usage": ["", "1", "[]", json.dumps({"x": "y" * 4096})],
         "lease_ms": ["", "0", "-1", "86400001", "1.5"],
         "takeover": ["", "2", "true"],
-        "reason": ["x" * 129, "two\nlines"],
+        "reason": ["x" * 129, "two\nlines", "\n"],
     },
     "touch_nodes": {"lease_ms": ["", "0", "x", "86400001"]},
     "release_node": {
