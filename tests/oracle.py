@@ -141,7 +141,7 @@ def _record(value: str) -> tuple[Any, Any]:
     header = {
         "session": session,
         "instance": instance,
-        "former": [name for name in former.split(",") if name],
+        "former": former.split(",") if former else [],
         "takeovers": int(takeovers),
         "takeover_at": int(takeover_at),
         "transition": dict(zip(("from", "to", "version", "at", "reason"), move, strict=True)),

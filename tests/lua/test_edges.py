@@ -158,7 +158,7 @@ async def test_a_node_remembers_its_last_four_sessions(cell: Cell) -> None:
 
 
 async def test_a_former_session_is_known_by_its_whole_name(cell: Cell) -> None:
-    names = ("a-b.c", "a.b", "ab")
+    names = ("a-b.c", "X", "a.b", "ab")
     for name in names:
         await cell.register("a", "en", session_id=name)
     call = with_argument(baseline("1:1:r:ab")["upsert_node_to_pool"], "node_id", "a")
