@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.markup import escape
 
-from benchmarks.suite import Results, Table, Target
+from benchmarks.suite import PACE_US, Results, Table, Target
 
 COLUMNS = {
     "floors": ("x floor", "{:.2f}"),
@@ -73,6 +73,26 @@ def _cell(results: Results, group: str, row: str, metric: str) -> tuple[str, boo
     return shown(metric, value) + (f" ({_bound(metric, target)})" if target is not None else ""), met
 
 
+_PACED = f"Times and rates, where F is {PACE_US:.0f} us"
+_HOW_PACED = (
+    f"The targets that are times or rates were set on a machine where F took {PACE_US:.0f} us. Here each figure is "
+    f"beside what it would be there: a time by {PACE_US:.0f} us to the F that was measured before it, and a rate the "
+    "other way. This is an estimate: what waits for a disk or for other processes does not go with F."
+)
+
+
+def _paced(tables: Sequence[Table], results: Results) -> Iterator[tuple[str, str, str, bool]]:
+    """Rows of that table: what was measured, the figure, what it would be with its target, and whether that is met."""
+    for table in tables:
+        for row in results.rows(table.name):
+            for metric in results.values[(table.name, row)]:
+                value, paced = results.median(table.name, row, metric), results.at_pace(table.name, row, metric)
+                if value is not None and paced is not None:
+                    target = results.targets[(table.name, row, metric)]
+                    text = f"{shown(metric, paced)} ({_bound(metric, target)})"
+                    yield f"{row}: {COLUMNS[metric][0]}", shown(metric, value), text, target.met(paced)
+
+
 def print_tables(console: Console, tables: Sequence[Table], results: Results) -> None:
     for shown_table in tables:
         name, title = shown_table.name, shown_table.title
@@ -93,6 +113,16 @@ def print_tables(console: Console, tables: Sequence[Table], results: Results) ->
                 text, met = _cell(results, name, row, metric)
                 cells.append(text if met is None else f"[{'green' if met else 'red'}]{text}[/]")
             table.add_row(row, *cells)
+        console.print()
+        console.print(table)
+    paced = list(_paced(tables, results))
+    if paced:
+        table = rich_table.Table(title=_PACED, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for heading in ("here", f"where F is {PACE_US:.0f} us"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for what, here, there, met in paced:
+            table.add_row(what, here, f"[{'green' if met else 'red'}]{there}[/]")
         console.print()
         console.print(table)
 
@@ -120,6 +150,9 @@ def as_json(results: Results, about: dict[str, Any]) -> str:
             target = results.targets.get((group, row, metric))
             if target is not None:
                 one |= {"target": _bound(metric, target), "met": results.verdict(group, row, metric)}
+            paced = results.at_pace(group, row, metric)
+            if paced is not None:
+                one["at_pace"] = paced
             entry["metrics"][metric] = one
         rows.append(entry)
     return json.dumps({"about": about, "rows": rows, "skipped": results.skipped, "failed": results.failed}, indent=1)
@@ -155,6 +188,12 @@ def write_page(
             lines += [f"It failed in one of the rounds: {results.failed[name]}", ""]
         if results.rows(name):
             lines += [*_markdown(results, name), ""]
+    paced = list(_paced(tables, results))
+    if paced:
+        lines += [f"### {_PACED}", "", _HOW_PACED, "", f"| | here | where F is {PACE_US:.0f} us |", "|---|---:|---:|"]
+        lines += [f"| {what} | {here} | {there if met else f'**{there}**'} |" for what, here, there, met in paced] + [
+            ""
+        ]
     page.write_text(f"{before}{_MARKS[0]}\n\n" + "\n".join(lines) + f"\n{_MARKS[1]}{after}", encoding="utf-8")
 
 

@@ -73,6 +73,7 @@ class _Sized:
 
     def measure(self) -> None:
         self.rounds += 1
+        self.bench.take_floor()
         cpu_us, usage = self.floor.measure()
         self.bench.row(f"the floor, {self.label}", cpu_us=cpu_us, per_s=usage.script_calls / usage.wall_s)
         names = [node_id(number) for number in range(self.size)]

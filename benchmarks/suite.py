@@ -68,24 +68,54 @@ class Target:
         return value <= self.bound if self.at_most else value >= self.bound
 
 
+PACE_US = 5.0
+"""CPU of a floor operation on the machine for which those targets were set that are times and rates."""
+
+TIMES = {"blocked_ms", "worst_ms", "stall_ms", "p99_ms", "all_s", "wall_ms"}
+RATES = {"per_cpu_s"}
+
+
 @dataclass
 class Results:
-    """Every value of every round; and, by strategy, the jobs of each node, fullest first."""
+    """Every value of every round; and, by strategy, the jobs of each node, fullest first.
 
+    Attributes:
+        floor_us: CPU of one floor operation now, in microseconds.
+        values: by table and row, metric -> a value for each time that it was measured.
+        paces: by table and row, the floor at each of these times.
+    """
+
+    floor_us: float = 0.0
     values: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
+    paces: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     spreads: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, group: str, row: str, metrics: dict[str, float]) -> None:
+        self.paces.setdefault((group, row), []).append(self.floor_us)
         found = self.values.setdefault((group, row), {})
         for name, value in metrics.items():
             found.setdefault(name, []).append(value)
 
+    def forget(self, group: str, row: str) -> None:
+        """What was measured to warm up."""
+        del self.values[(group, row)], self.paces[(group, row)]
+
     def median(self, group: str, row: str, metric: str) -> float | None:
         found = self.values.get((group, row), {}).get(metric)
         return statistics.median(found) if found else None
+
+    def at_pace(self, group: str, row: str, metric: str) -> float | None:
+        """What a time or a rate that has a target would be where the floor takes ``PACE_US``; else ``None``."""
+        found, paces = self.values.get((group, row), {}).get(metric), self.paces.get((group, row), [])
+        if not found or metric not in TIMES | RATES or (group, row, metric) not in self.targets:
+            return None
+        slower = [floor / PACE_US for floor in paces]
+        return statistics.median(
+            value / by if metric in TIMES else value * by for value, by in zip(found, slower, strict=True)
+        )
 
     def rows(self, group: str) -> list[str]:
         return [row for name, row in self.values if name == group]
@@ -106,7 +136,6 @@ class Bench:
         results: where the values go.
         floor: the floor.
         table: the table that rows go to.
-        floor_us: CPU of one floor operation now, in microseconds; measured anew before each group of each round.
     """
 
     scale: Scale
@@ -115,13 +144,17 @@ class Bench:
     results: Results
     floor: Floor
     table: str = ""
-    floor_us: float = 0.0
+
+    @property
+    def floor_us(self) -> float:
+        """CPU of one floor operation now, in microseconds; measured anew before each group and each size of a fleet."""
+        return self.results.floor_us
 
     def server(self, **settings: str) -> StoreServer:
         return StoreServer(self.program, {name.replace("_", "-"): value for name, value in settings.items()})
 
     def take_floor(self) -> None:
-        self.floor_us, usage = self.floor.measure()
+        self.results.floor_us, usage = self.floor.measure()
         calls = usage.script_calls
         self.results.add(
             "floor",
