@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis.exceptions as rx
+from hiredis import pack_command
 from msgspec import Struct
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -69,7 +70,9 @@ class Link:
         """
         replies: list[Reply] = []
         async with asyncio.timeout(self._timeout_s + blocks_s):
-            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+            # By hiredis: the connection's own packing is in Python, and takes ten times as long.
+            packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # stub: of one
+            await self._connection.send_packed_command(packed)
             for _ in commands:
                 try:
                     replies.append(await self._connection.read_response(disconnect_on_error=False))
