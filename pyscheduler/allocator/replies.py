@@ -157,7 +157,8 @@ def changes_of(reply: Reply) -> tuple[PoolChange, ...]:
 
 
 def fields_of(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    words = iter(flat)
+    return dict(zip(words, words, strict=True))
 
 
 def event_of(entry: Sequence[Any]) -> Event:

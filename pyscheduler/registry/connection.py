@@ -318,8 +318,7 @@ class Connection:
             self._shared.log.error("store_call_defect", call=name, node_id=self.node_id, exc_info=error)
             return failed(PyschedulerError(f"internal error in {name}"), now_ms())
         finally:
-            metrics.store_calls.labels(name, outcome).inc()
-            metrics.store_seconds.labels(name).observe(time.perf_counter() - started)
+            metrics.count_call(name, outcome, time.perf_counter() - started)
 
     def _learn(self, error: AdmissionChanged) -> None:
         try:
@@ -416,8 +415,7 @@ class Connection:
             outcome = _outcome(error)
             self._shared.log.warning("release_failed", node_id=self.node_id, error=str(error))
         finally:
-            self._shared.metrics.store_calls.labels("release", outcome).inc()
-            self._shared.metrics.store_seconds.labels("release").observe(time.perf_counter() - started)
+            self._shared.metrics.count_call("release", outcome, time.perf_counter() - started)
 
     # --- the transport -----------------------------------------------------------------------------------------------
 

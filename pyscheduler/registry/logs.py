@@ -37,6 +37,7 @@ _ENCODE_ASCII = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encod
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES = {level: name for name, level in _LEVELS.items()}
+_OWN = {"at", "level", "event"}  # first in every line, and no field takes their place
 _HIDDEN = "***"
 _NUMBERS, _LISTS = (bool, int, float), (list, tuple)
 
@@ -57,11 +58,15 @@ class Log:
     def __init__(self, lines: _Lines, least: int, bound: Fields) -> None:
         self._lines = lines
         self._least = least
-        self._bound = bound
+        self._bound = {name: value for name, value in bound.items() if name not in _OWN}
 
     def bind(self, **fields: object) -> Log:
         """The same log with further fields in every line."""
         return Log(self._lines, self._least, {**self._bound, **self._lines.safe(fields)})
+
+    def writes(self, level: int) -> bool:
+        """Whether lines of a level of the standard library's ``logging`` are written."""
+        return level >= self._least
 
     def debug(self, event: str, /, **fields: object) -> None:
         """A line for those who look for a defect."""
@@ -84,9 +89,17 @@ class Log:
         if level < self._least:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        own = {"at": at, "level": _LEVEL_NAMES[level], **self._lines.safe({"event": event})}
-        # First in their order, and no field takes their place.
-        self._lines.write({**own, **self._bound, **self._lines.safe(_traced(fields)), **own})
+        lines = self._lines
+        line: Fields = {
+            "at": at,
+            "level": _LEVEL_NAMES[level],
+            "event": lines.safe_value("event", event),
+            **self._bound,
+        }
+        for name, value in _traced(fields).items():
+            if name not in _OWN:
+                line[name] = lines.safe_value(name, value)
+        lines.write(line)
 
 
 def make(
@@ -172,6 +185,8 @@ class _Forward(logging.Handler):
 
 
 def _traced(fields: Fields) -> Fields:
+    if "exc_info" not in fields:
+        return fields
     given = fields.pop("exc_info", None)
     failed = sys.exception() if given is True else given
     if isinstance(failed, BaseException):
@@ -201,16 +216,21 @@ class _Lines:
 
     def safe(self, fields: Mapping[str, object]) -> Fields:
         """The fields as they may be written."""
-        return {key: self._safe(key, value) for key, value in fields.items()}
+        return {key: self.safe_value(key, value) for key, value in fields.items()}
 
-    def _safe(self, key: str, value: object) -> object:
-        if value is None or isinstance(value, _NUMBERS):
+    def safe_value(self, key: str, value: object) -> object:
+        """The value of a field as it may be written."""
+        if type(value) is str:
+            text = value
+        elif value is None or isinstance(value, _NUMBERS):
             return value
-        if isinstance(value, _LISTS):
-            return [self._safe(key, one) for one in value[:32]]
-        text = str(value)
+        elif isinstance(value, _LISTS):
+            return [self.safe_value(key, one) for one in value[:32]]
+        else:
+            text = str(value)
         for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
+            if secret in text:
+                text = text.replace(secret, _HIDDEN)
         if key == "exception":
             return [visible(line) for line in text[-MAX_TRACEBACK_CHARS:].splitlines()]
         return visible(text)

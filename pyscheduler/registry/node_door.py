@@ -115,7 +115,7 @@ class NodeDoor:
         if self._stopping or len(shared.sockets) >= self._max_connections:
             self._turn_away(socket)
             return None
-        shared.metrics.opened.labels("accepted").inc()
+        shared.metrics.count_accepted()
         connection = Connection(shared, socket, socket.peer, socket.read_on)
         shared.sockets.add(connection)
         return Visit(self, connection, shared.metrics, self._max_message_bytes)

@@ -7,6 +7,7 @@ comparison in :mod:`pyscheduler.registry.recovery`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -184,22 +185,30 @@ def write_line(log: Log, event: Event, *, ours: bool) -> None:
     Every process tells changes of the configuration and expired nodes (whose process may be gone); each tells what
     happens to its own nodes; the rest is for debugging.
     """
+    level = _level(event, ours=ours)
+    if not log.writes(level):
+        return
     fields: dict[str, object] = {"event_id": event.id, "version": event.version}
-    named = {"node_id": event.node_id, "pool": event.pool, "from": event.from_, "to": event.to}
-    fields |= {name: value for name, value in named.items() if value is not None}
-    # The line itself says which process wrote it.
-    renamed = {"instance": "node_instance"}
-    fields |= {renamed.get(name, name): value for name, value in event.fields.items() if name not in fields}
+    for name, value in (("node_id", event.node_id), ("pool", event.pool), ("from", event.from_), ("to", event.to)):
+        if value is not None:
+            fields[name] = value
+    for name, value in event.fields.items():
+        if name not in fields:
+            # The line itself says which process wrote it.
+            fields["node_instance" if name == "instance" else name] = value
     if event.type in ("node.assigned", "class.remapped"):
         fields.setdefault("from", "")
         fields.setdefault("to", "")
     fields["reason"] = event.reason or ""
+    log.log(level, event.type, **fields)
+
+
+def _level(event: Event, *, ours: bool) -> int:
     if event.type == "reconcile.braked" or (event.type == "node.registered" and event.reason == "cloned_id"):
-        log.warning(event.type, **fields)
-    elif ours or event.type in _CONFIGURATION or event.type == "node.expired":
-        log.info(event.type, **fields)
-    else:
-        log.debug(event.type, **fields)
+        return logging.WARNING
+    if ours or event.type in _CONFIGURATION or event.type == "node.expired":
+        return logging.INFO
+    return logging.DEBUG
 
 
 def _number(text: str | None) -> int:
