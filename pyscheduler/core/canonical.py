@@ -10,6 +10,8 @@ import msgspec
 
 from pyscheduler.errors import InvalidInput
 
+_ENCODE = msgspec.json.Encoder().encode
+_ENCODE_ASCII = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 _ENCODE_PARSED = msgspec.json.Encoder(order="sorted").encode
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
@@ -31,6 +33,15 @@ def canonical_json_of_parsed(value: object) -> str:
     """
     text = _ENCODE_PARSED(value)
     return text.decode() if text.isascii() else _ENCODER.encode(value)
+
+
+def compact_json(value: object) -> str:
+    """``value`` as JSON without spaces and ASCII only, its members in their order: to be sent, never compared."""
+    try:
+        text = _ENCODE(value)
+    except UnicodeEncodeError:  # half a character: json writes it as an escape
+        return _ENCODE_ASCII(value)
+    return text.decode() if text.isascii() else _ENCODE_ASCII(value)
 
 
 def short_digest(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, NoReturn
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from pydantic_core import from_json
 
 from pyscheduler.core import ids
 from pyscheduler.core.admission import ABSENT_SCHEMA_VERSION
+from pyscheduler.core.canonical import compact_json
 from pyscheduler.core.codes import ErrorCode
 from pyscheduler.core.ids import shown
 from pyscheduler.core.limits import (
@@ -384,12 +385,10 @@ def content_error(kind: str, where: str, error: InvalidInput) -> FrameError:
 
 # --- replies ---------------------------------------------------------------------------------------------------------
 
-_ENCODE: Callable[[object], str] = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
-
 
 def register_ack(node_id: str, status: str) -> str:
     """Text of ``node_register_ack``: from now on the client uses ``node_id`` and sends heartbeats."""
-    return _ENCODE({"type": "node_register_ack", "node_id": node_id, "message": "registered", "status": status})
+    return compact_json({"type": "node_register_ack", "node_id": node_id, "message": "registered", "status": status})
 
 
 def error_reply(code: ErrorCode, message: str, problems: Sequence[Problem] = ()) -> str:
@@ -397,7 +396,7 @@ def error_reply(code: ErrorCode, message: str, problems: Sequence[Problem] = ())
     reply: dict[str, object] = {"type": "error", "code": code.value, "message": message}
     if problems:
         reply["details"] = {"problems": [{"where": problem.where, "message": problem.message} for problem in problems]}
-    return _ENCODE(reply)
+    return compact_json(reply)
 
 
 def node_status(
@@ -411,7 +410,7 @@ def node_status(
     version: int,
 ) -> str:
     """Text of ``node_status``: the fleet's old fields (``timestamp`` in seconds), and the pool that the node is in."""
-    return _ENCODE(
+    return compact_json(
         {
             "type": "node_status",
             "node_id": node_id,

@@ -6,7 +6,6 @@ reader could act on is written as an escape. Known secrets are replaced wherever
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-import msgspec
+from pyscheduler.core.canonical import compact_json
 
 Fields = dict[str, Any]
 
@@ -32,8 +31,6 @@ LIBRARY_PER_S = 1.0
 _NO_NEWS = ("No supported WebSocket library detected",)
 
 _NEEDS_QUOTES = re.compile(r'[ "=\[\],\\]')
-_ENCODE = msgspec.json.Encoder().encode
-_ENCODE_ASCII = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES = {level: name for name, level in _LEVELS.items()}
@@ -253,10 +250,4 @@ def _quoted(value: object) -> str:
     return text
 
 
-def _json(fields: Fields) -> str:
-    line = _ENCODE(fields)
-    # ASCII, whatever the stream's encoding is.
-    return line.decode() if line.isascii() else _ENCODE_ASCII(fields)
-
-
-_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": _json}
+_RENDERERS: dict[str, Callable[[Fields], str]] = {"text": _text, "json": compact_json}

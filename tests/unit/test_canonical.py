@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyscheduler.core.canonical import canonical_json, canonical_json_of_parsed, json_object
+from pyscheduler.core.canonical import canonical_json, canonical_json_of_parsed, compact_json, json_object
 from pyscheduler.errors import InvalidInput
 
 
@@ -27,6 +27,15 @@ def test_an_object_is_bounded_in_bytes(filling: str) -> None:
 def test_what_is_no_object_is_said(text: str, error: str) -> None:
     with pytest.raises(InvalidInput, match=error):
         json_object(text, what="it", max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("text", ["x", "é", "\U0001f600", "\ud800", "\x7f"])
+def test_what_is_sent_is_ascii_in_the_order_of_its_members(text: str) -> None:
+    sent = compact_json({"type": text, "a": [1, None, 0.5]})
+    assert sent.isascii()
+    assert sent.startswith('{"type":"')
+    assert sent.endswith('","a":[1,null,0.5]}')
+    assert json.loads(sent) == {"type": text, "a": [1, None, 0.5]}
 
 
 def _values(text: st.SearchStrategy[str], number: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
