@@ -251,6 +251,10 @@ async def test_metrics_count_without_naming_nodes(door: Door) -> None:
         assert line in text.splitlines()
     assert "node-german" not in text
     assert "german" not in text
+    for more in (0, 1, 2):
+        assert _texts((await door.http.get("/metrics")).text) == _texts(text) + more
+        await door.german.send("not JSON")
+        await door.german.receive_until("error")
     await door.german.close()
     await door.french.close()
     # A node that comes and goes leaves no series behind.
@@ -265,6 +269,12 @@ async def test_metrics_count_without_naming_nodes(door: Door) -> None:
         'pyscheduler_events_total{type="node.released"}',
         'pyscheduler_events_total{type="reconcile.ran"}',
     }
+
+
+def _texts(text: str) -> float:
+    """Text messages that have come from nodes."""
+    (line,) = (line for line in text.splitlines() if line.startswith('pyscheduler_node_frames_total{kind="text"}'))
+    return float(line.rpartition(" ")[2])
 
 
 def _series(text: str) -> set[str]:
