@@ -91,6 +91,14 @@ def test_a_field_does_not_take_the_place_of_what_every_line_has() -> None:
     assert (line["level"], line["event"], line["node_id"]) == ("info", "something happened", "n1")
 
 
+def test_a_bound_field_does_not_either() -> None:
+    stream = io.StringIO()
+    logs.make("json", stream=stream).bind(at="never", event="nothing", node_id="n1").info("something happened")
+    line = json.loads(stream.getvalue())
+    assert list(line) == ["at", "level", "event", "node_id"]
+    assert (line["at"] != "never", line["event"]) == (True, "something happened")
+
+
 def test_lines_below_the_level_are_not_written() -> None:
     assert written("text", "warning") == ""
 
