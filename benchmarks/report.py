@@ -93,6 +93,14 @@ def _paced(tables: Sequence[Table], results: Results) -> Iterator[tuple[str, str
                     yield f"{row}: {COLUMNS[metric][0]}", shown(metric, value), text, target.met(paced)
 
 
+def _empty_table(title: str, headings: Sequence[str]) -> rich_table.Table:
+    table = rich_table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def print_tables(console: Console, tables: Sequence[Table], results: Results) -> None:
     for shown_table in tables:
         name, title = shown_table.name, shown_table.title
@@ -103,10 +111,7 @@ def print_tables(console: Console, tables: Sequence[Table], results: Results) ->
         if not results.rows(name):
             continue
         metrics = _columns(results, name)
-        table = rich_table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for metric in metrics:
-            table.add_column(COLUMNS[metric][0], justify="right", no_wrap=True)
+        table = _empty_table(title, [COLUMNS[metric][0] for metric in metrics])
         for row in results.rows(name):
             cells = []
             for metric in metrics:
@@ -117,10 +122,7 @@ def print_tables(console: Console, tables: Sequence[Table], results: Results) ->
         console.print(table)
     paced = list(_paced(tables, results))
     if paced:
-        table = rich_table.Table(title=_PACED, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for heading in ("here", f"where F is {PACE_US:.0f} us"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = _empty_table(_PACED, ["here", f"where F is {PACE_US:.0f} us"])
         for what, here, there, met in paced:
             table.add_row(what, here, f"[{'green' if met else 'red'}]{there}[/]")
         console.print()

@@ -378,7 +378,7 @@ local function settle(node, class)
   lease_ends[at + 1], lease_ends[at + 2] = now + node.lease_ms, id
   sessions[at + 1], sessions[at + 2] = id, token
   stored_nodes[at + 1], stored_nodes[at + 2] = id, join_record(node.header, node.record)
-  usages[at + 1], usages[at + 2] = id, join_usage(node.load, node.usage)
+  usages[at + 1], usages[at + 2] = id, node.load .. ' ' .. node.usage
   if node.used > 0 and node.registered then
     pair(due, now, '!' .. id) -- a new epoch: the document says what becomes of its reservations
   end

@@ -1,10 +1,6 @@
 -- Usage as stored, and as a heartbeat gives it: the load, a space, and the node's own JSON.
 local LOAD_WIDTH = 7 -- of a load with its space
 
-local function join_usage(load, usage)
-  return load .. ' ' .. usage
-end
-
 local function usage_load(stored)
   return tonumber(string.match(stored or '', '^([01]%.%d%d%d%d) ')) or 0
 end

@@ -10,6 +10,7 @@ most of what happens: they need no task, and the reader does not wait for them.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -101,7 +102,7 @@ class Connection:
     )
 
     def __init__(self, shared: Shared, transport: Transport, peer: str, when_ready: Callable[[], None]) -> None:
-        self.machine = NodeSession(shared.new_session_id(), shared.policy, now_ms())
+        self.machine = NodeSession(_new_session_id(), shared.policy, now_ms())
         self.peer = peer
         self.when_ready = when_ready
         self.node_class: int | None = None
@@ -471,6 +472,11 @@ class Connection:
         if self._notes_lost:
             self._shared.log.warning("log_lines_left_out", node_id=self.node_id, peer=self.peer, lines=self._notes_lost)
             self._notes_lost = 0
+
+
+def _new_session_id() -> str:
+    """A name for one socket's tenure that no other process and no later start of this one makes again."""
+    return secrets.token_hex(8)
 
 
 def _outcome(error: PyschedulerError) -> str:

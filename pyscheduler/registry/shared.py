@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -59,10 +58,6 @@ class Shared(Struct):
     job_waits: int = 0
     """Requests that wait for a node at the operator door."""
     started_s: float = field(default_factory=time.monotonic)
-
-    def new_session_id(self) -> str:
-        """A name for one socket's tenure that no other process and no later start of this one can make again."""
-        return secrets.token_hex(8)
 
     def learn_admission(self, policy: AdmissionPolicy) -> None:
         """Later sockets begin with the admission policy that was seen last."""

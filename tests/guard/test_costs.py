@@ -141,18 +141,18 @@ CLOSURES = {
     "explain_job": 51,
     "bump_config_version": 70,
     "check": 59,
-    "explain_node": 61,
+    "explain_node": 60,
     "find_pools": 31,
-    "hold_node": 20,
+    "hold_node": 19,
     "list_jobs": 19,
-    "list_nodes": 28,
+    "list_nodes": 27,
     "list_pools": 13,
     "open_namespace": 12,
     "reconcile": 53,
     "release_node": 15,
     "renew_instance": 10,
-    "touch_nodes": 21,
-    "upsert_node_to_pool": 40,
+    "touch_nodes": 20,
+    "upsert_node_to_pool": 39,
 }
 """Functions that a script makes each time it is called: all that it has, those of its includes among them."""
 
